@@ -36,9 +36,13 @@ impl JsonNumber {
         &self.0
     }
 
-    /// The value, if the number is written as digits only and fits.
-    pub(crate) fn as_u64(&self) -> Option<u64> {
-        self.0.parse().ok()
+    /// The value of a number that is written as an integer, in digits with an optional minus sign. Saturates at the bounds of `u64`.
+    /// `None` if it is written in another way.
+    pub(crate) fn as_saturated_u64(&self) -> Option<u64> {
+        let (digits, is_negative) =
+            self.0.strip_prefix('-').map_or((&*self.0, false), |digits| (digits, true));
+        let is_integer = digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_integer.then(|| if is_negative { 0 } else { digits.parse().unwrap_or(u64::MAX) })
     }
 
     /// The number rounded down to an integer. Saturates at the bounds of `i64`.

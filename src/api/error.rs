@@ -213,7 +213,8 @@ impl ApiError {
                 &format!("the {what} did not arrive in time: send it at once, within {within:?}"),
             ),
             Self::IncompleteBody => invalid(
-                "the body is incomplete: send as many bytes as Content-Length says, or end it with an empty chunk",
+                "the body is incomplete or its chunks are invalid: send as many bytes as Content-Length says, or chunks of RFC 9112 \
+                 with at most 16 KiB of extensions, and an empty chunk at the end",
             ),
             Self::Mint(MintError::Overloaded) | Self::RequestTimeout => ErrorResponse {
                 retry_after: Some(1),

@@ -3,7 +3,7 @@
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{ApiError, AppState, OPENAPI, SharedState};
@@ -36,7 +36,12 @@ fn jwks_response(jwks: &CachedJwks, state: &AppState, method: &Method, headers: 
     }
     let caching = [(ETAG, serialized.etag.clone()), (CACHE_CONTROL, jwks.cache_control.clone())];
     if matches_etag(headers, &serialized.etag) {
-        return (StatusCode::NOT_MODIFIED, caching).into_response();
+        let mut answer = (StatusCode::NOT_MODIFIED, caching).into_response();
+        if method == Method::HEAD {
+            // axum would add the length of this response's body, 0. It must be the length of the 200 (RFC 9110, section 8.6).
+            answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(serialized.body.len()));
+        }
+        return answer;
     }
     let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     (caching, json, serialized.body.clone()).into_response()

@@ -52,13 +52,9 @@ pub(super) struct RequestScope {
 }
 
 impl RequestScope {
-    /// Uses the client's `X-Request-Id` if it has 1 to 64 letters, digits and `._-`. Otherwise makes a random one.
+    /// Uses the client's `X-Request-Id` if [`is_request_id`]. Otherwise makes a random one.
     fn of(headers: &HeaderMap, randomness: &dyn Randomness, trace: Trace, deadline: Instant) -> Self {
-        let harmless = |id: &&HeaderValue| {
-            (1..=64).contains(&id.len())
-                && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
-        };
-        if let Some(id) = headers.get(X_REQUEST_ID).filter(harmless) {
+        if let Some(id) = headers.get(X_REQUEST_ID).filter(|id| is_request_id(id.as_bytes())) {
             return Self { id: id.clone(), trace, deadline };
         }
         let mut bytes = [0; 16];
@@ -84,6 +80,11 @@ impl RequestScope {
     pub(crate) fn trace_id(&self) -> Option<&str> {
         self.trace.trace_id()
     }
+}
+
+/// Whether a request ID of a client is used: 1 to 64 letters, digits and `._-`.
+pub(super) fn is_request_id(id: &[u8]) -> bool {
+    (1..=64).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
 }
 
 /// The metrics of one route that are looked up once: the count of responses with status 200, and the duration. Each series is

@@ -39,7 +39,7 @@ pub(crate) use body_gate::{BodyGate, GatedBody};
 pub(crate) use error::ApiError;
 pub(crate) use middleware::RequestMetrics;
 pub(crate) use request::RequestContext;
-pub(crate) use request_head::{BodyFraming, check_head};
+pub(crate) use request_head::{BodyFraming, check_head, find_request_id};
 pub(crate) use status::ReloadReport;
 
 use crate::callers::{Callers, SubjectRateLimiter};

@@ -142,8 +142,10 @@ impl RequestFields {
             let message = "the body begins with a byte order mark (BOM): send JSON in UTF-8 without one";
             return Err(ApiError::NotJson(message.to_owned()));
         }
-        let json =
-            Json::parse(body).map_err(|error| ApiError::NotJson(format!("the body isn't JSON: {error}")))?;
+        if body.trim_ascii().is_empty() {
+            return Err(ApiError::NotJson("the body is empty: send a JSON object".to_owned()));
+        }
+        let json = Json::parse(body).map_err(|error| ApiError::NotJson(not_json(&error)))?;
         if let Some(field) = json.duplicate_key() {
             return Err(InvalidField::new(field, "is given twice").into());
         }
@@ -189,11 +191,16 @@ impl RequestFields {
         Ok(self.string(name)?.map(SecretString::from))
     }
 
+    /// Takes a number of seconds. A negative number counts as 0, and a too large one as the largest, so that the check of the bounds
+    /// rejects it.
     pub(crate) fn seconds(&mut self, name: &str) -> Result<Option<u64>, ApiError> {
         match self.take(name) {
             None => Ok(None),
-            Some(Json::Number(number)) => match number.as_u64() {
-                None => Err(InvalidField::new(name, "must be a whole number of seconds").into()),
+            Some(Json::Number(number)) => match number.as_saturated_u64() {
+                None => {
+                    let message = "must be a whole number of seconds, in digits only";
+                    Err(InvalidField::new(name, message).into())
+                }
                 seconds => Ok(seconds),
             },
             Some(other) => Err(wrong_type(name, "a whole number of seconds", &other)),
@@ -216,6 +223,18 @@ impl RequestFields {
             Some(other) => Err(wrong_type(name, "an object", &other)),
         }
     }
+}
+
+/// The message for a body that `serde_json` rejects with `error`.
+fn not_json(error: &str) -> String {
+    let is_half_pair = ["unexpected end of hex escape", "lone leading surrogate"];
+    if is_half_pair.iter().any(|message| error.starts_with(message)) {
+        let place = error.find(" at line").map_or("", |at| &error[at..]);
+        return format!(
+            "the body isn't JSON: half of a surrogate pair{place}; escape both halves, like \\ud83d\\ude00, or send the character in UTF-8"
+        );
+    }
+    format!("the body isn't JSON: {error}")
 }
 
 fn wrong_type(name: &str, wanted: &str, got: &Json) -> ApiError {

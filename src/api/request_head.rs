@@ -8,9 +8,13 @@
 use std::mem::MaybeUninit;
 
 use super::ApiError;
+use super::middleware::is_request_id;
 
 /// The largest number of headers.
 const MAX_REQUEST_HEADERS: usize = 64;
+
+/// The name of the header of the request ID, with its colon.
+const X_REQUEST_ID: &[u8] = b"x-request-id:";
 
 /// How a request gives the length of its body (RFC 9112, section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
     match request.parse_with_uninit_headers(head, &mut headers) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(ApiError::TooManyHeaders(MAX_REQUEST_HEADERS)),
-        Err(httparse::Error::Version) => {
+        Err(httparse::Error::Version) if has_another_version(head) => {
             return Err(ApiError::Malformed("use HTTP/1.1: this port speaks no other version"));
         }
         Ok(_) | Err(_) => return Err(ApiError::Malformed(NOT_HTTP)),
@@ -79,12 +83,36 @@ pub(crate) fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
     }
 }
 
+/// Whether the request line has three parts, and so a version that is the only fault of it.
+fn has_another_version(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let mut parts = line.split(|byte| *byte == b' ').skip(2);
+    parts.next().is_some_and(|version| version.starts_with(b"HTTP/")) && parts.next().is_none()
+}
+
+/// Finds the `X-Request-Id` of a rejected request, in `received`: the bytes of its head that have arrived, and maybe bytes after
+/// it. `None` if there is no usable one.
+pub(crate) fn find_request_id(received: &[u8]) -> Option<&str> {
+    let lines = received.split_inclusive(|byte| *byte == b'\n').skip(1);
+    // The last line may be incomplete, and so may its value.
+    let lines = lines.map_while(|line| line.strip_suffix(b"\n")).map(<[u8]>::trim_ascii_end);
+    let id = lines.take_while(|line| !line.is_empty()).find_map(|line| {
+        let (name, value) = line.split_at_checked(X_REQUEST_ID.len())?;
+        name.eq_ignore_ascii_case(X_REQUEST_ID).then_some(value)
+    });
+    std::str::from_utf8(id?.trim_ascii()).ok().filter(|id| is_request_id(id.as_bytes()))
+}
+
 /// Checks that the target is a path with an optional query (origin-form, RFC 9112, section 3.2.1), in the characters of RFC 3986.
 fn check_target(target: &str) -> Result<(), ApiError> {
     if !target.starts_with('/') {
-        return Err(ApiError::Malformed(
-            "request a path, for example `POST /identity-token`: tokenmint isn't a proxy",
-        ));
+        let is_scheme = |scheme: &str| scheme.bytes().all(|byte| byte.is_ascii_alphabetic());
+        let is_absolute = target.split_once("://").is_some_and(|(scheme, _)| is_scheme(scheme));
+        return Err(ApiError::Malformed(if is_absolute {
+            "request a path, for example `POST /identity-token`: tokenmint isn't a proxy"
+        } else {
+            "begin the path with `/`, for example `POST /identity-token`"
+        }));
     }
     if target.contains('#') {
         return Err(ApiError::Malformed("leave the fragment out of the path, or write `#` as %23"));
@@ -116,6 +144,43 @@ mod tests {
 
     fn checked(lines: &str) -> Result<BodyFraming, ApiError> {
         check_head(format!("{}\r\n\r\n", lines.replace('\n', "\r\n")).as_bytes())
+    }
+
+    #[test]
+    fn the_request_id_of_a_rejected_head_is_found_if_it_has_arrived() {
+        for (received, id) in [
+            ("GET / HTTP/1.1\r\nX-Request-ID:  my.id \r\n\r\n", Some("my.id")),
+            ("GET / HTTP/1.1\nx-request-id:a\nx-request-id: b\n", Some("a")),
+            ("GET / HTTP/1.1\r\nX-Request-Id: cut", None),
+            ("X-Request-Id: a\r\n\r\n", None),
+            ("GET / HTTP/1.1\r\n\r\nX-Request-Id: body\r\n", None),
+            ("GET / HTTP/1.1\r\nX-Request-Id: a b\r\n", None),
+            ("GET / HTTP/1.1\r\nX-Request-Id:\r\n", None),
+            ("GET / HTTP/1.1\r\nX-Request-Id : a\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(find_request_id(received.as_bytes()), id, "{received:?}");
+        }
+        assert_eq!(find_request_id(b"GET / HTTP/1.1\r\nX-Request-Id: \xff\r\n"), None);
+    }
+
+    #[test]
+    fn the_message_names_the_fault_of_the_request_line() {
+        for (line, part) in [
+            ("POST /x  HTTP/1.1", "METHOD, one space, a path"),
+            ("GET /a b HTTP/1.1", "METHOD, one space, a path"),
+            ("GET /a HTTX/1.1", "METHOD, one space, a path"),
+            ("GET /a HTTP/1.9", "no other version"),
+            ("PRI * HTTP/2.0", "no other version"),
+            ("OPTIONS * HTTP/1.1", "begin the path with `/`"),
+            ("GET \\path HTTP/1.1", "begin the path with `/`"),
+            ("GET path?to=http://x HTTP/1.1", "begin the path with `/`"),
+            ("GET http://x/livez HTTP/1.1", "isn't a proxy"),
+        ] {
+            let refused = checked(&format!("{line}\nHost: x"));
+            let is_named = matches!(&refused, Err(ApiError::Malformed(message)) if message.contains(part));
+            assert!(is_named, "{line}: {refused:?}");
+        }
     }
 
     #[test]

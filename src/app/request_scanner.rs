@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::time::Sleep;
 
 use super::connections::Connection;
-use crate::api::{ApiError, BodyFraming, check_head};
+use crate::api::{ApiError, BodyFraming, check_head, find_request_id};
 
 /// How long writing may take, counted from the moment at which the socket's buffer is full until everything is flushed.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -142,11 +142,15 @@ impl<S> ScannedStream<S> {
         given > 0
     }
 
-    /// Replaces the request by a synthetic one, which the service answers with `error`. Then the connection is closed.
+    /// Replaces the request by a synthetic one with the same request ID, which the service answers with `error`. Then the
+    /// connection is closed.
     fn replace_with_error(&mut self, error: ApiError) {
         // HEAD stays HEAD, because its response must have no body.
         let method = if self.pending.starts_with(b"HEAD ") { "HEAD" } else { "GET" };
-        self.pending = format!("{method} / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n\r\n").into_bytes();
+        let id = find_request_id(&self.pending);
+        let id = id.map_or_else(String::new, |id| format!("X-Request-Id: {id}\r\n"));
+        self.pending =
+            format!("{method} / HTTP/1.1\r\nHost: -\r\nConnection: close\r\n{id}\r\n").into_bytes();
         self.scanner.scan_state = ScanState::Refused;
         // Can't fail: a rejected request is the last of its connection, so no error is set yet.
         let _ = self.connection.error.set(Box::new(error));

@@ -197,8 +197,20 @@ impl SalesforceHost {
 
     /// Whether a URL in a Salesforce response may have this host.
     pub(crate) fn is_trusted_in_responses(&self) -> bool {
-        TRUSTED_RESPONSE_DOMAINS.iter().any(|domain| self.name.ends_with(domain))
+        has_valid_labels(&self.name)
+            && TRUSTED_RESPONSE_DOMAINS.iter().any(|domain| self.name.ends_with(domain))
     }
+}
+
+/// Whether each label has 1 to 63 letters, digits and inner hyphens (RFC 1123, section 2.1). A URL parser accepts more, for example
+/// `;`, at which another program may end the host.
+fn has_valid_labels(name: &str) -> bool {
+    name.split('.').all(|label| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    })
 }
 
 /// Whether the label names an instance: `na1`, `cs42`, `eu5`, `usa123`, some with one more letter.

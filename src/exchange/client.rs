@@ -10,11 +10,13 @@ use tokio::time::{Instant, timeout};
 use super::circuit_breaker::{CircuitBreaker, CircuitCheck, CircuitPermit};
 use super::deps::ExchangerDeps;
 use super::exchange_error::{ExchangeError, TimeoutCause};
-use super::login_rate_limit::{CountedRequest, LoginRateLimit, QuotaCheck};
+use super::login_rate_limit::{CountedRequest, LoginRateLimit, QuotaCheck, RequestReason};
 use super::request::TokenRequest;
 use super::shared::SharedCache;
 use super::token::{AccessToken, MAX_TOKEN_LIFETIME, ObtainedToken, ReportedExpiry};
-use super::upstream::{ConnectionChoice, MAX_EXCHANGE_TIME, Transport, UpstreamError, UpstreamResponse};
+use super::upstream::{
+    Confidential, ConnectionChoice, MAX_EXCHANGE_TIME, Transport, UpstreamError, UpstreamResponse,
+};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 use crate::tokens::MintError;
@@ -52,14 +54,15 @@ impl ExchangeClient {
     pub(crate) async fn exchange(
         self: &Arc<Self>,
         token_request: &TokenRequest,
+        reason: RequestReason,
         trace: &Trace,
     ) -> Result<AccessToken, ExchangeError> {
         let deadline = Instant::now() + MAX_EXCHANGE_TIME;
-        let first = match self.attempt(token_request, deadline, trace, Attempt::First).await? {
+        let first = match self.attempt(token_request, reason, deadline, trace, Attempt::First).await? {
             Err(error @ UpstreamError::Closed(_)) => to_exchange_error(&error),
             first => return first.map_err(|error| to_exchange_error(&error)),
         };
-        let second = self.attempt(token_request, deadline, trace, Attempt::Last).await;
+        let second = self.attempt(token_request, reason, deadline, trace, Attempt::Last).await;
         let second = second.and_then(|read| read.map_err(|error| to_exchange_error(&error)));
         // If the retry wasn't sent, the first failure is the cause, and the first request counts as sent.
         second.map_err(|error| if error.was_sent() { error } else { first })
@@ -70,6 +73,7 @@ impl ExchangeClient {
     async fn attempt(
         self: &Arc<Self>,
         token_request: &TokenRequest,
+        reason: RequestReason,
         deadline: Instant,
         trace: &Trace,
         attempt: Attempt,
@@ -81,7 +85,7 @@ impl ExchangeClient {
         let signing = trace.child_span("sign");
         let mut request = token_request.to_upstream_request(now, &**randomness, signer).await?;
         drop(signing);
-        let counted = self.count_request(token_request).await?;
+        let counted = self.count_request(token_request, reason).await?;
 
         let start = Instant::now();
         let within = deadline.saturating_duration_since(start);
@@ -95,10 +99,11 @@ impl ExchangeClient {
             // Other pooled connections may be closed as well.
             request.connection = ConnectionChoice::New;
         }
+        let confidential = request.confidential.clone();
         let response = self.transport.send(request, within).await;
         let took = start.elapsed();
         let status = response.as_ref().map_or_else(UpstreamError::status, |response| Some(response.status));
-        let read = self.interpret(token_request, kid, response);
+        let read = self.interpret(token_request, kid, &confidential, response);
         let (outcome, sent) = match &read {
             Ok(read) => (outcome_label(read), true),
             Err(error) => ("unavailable", !matches!(error, UpstreamError::NotSent(_))),
@@ -136,13 +141,14 @@ impl ExchangeClient {
         &self,
         token_request: &TokenRequest,
         kid: KeyId,
+        confidential: &Confidential,
         response: Result<UpstreamResponse, UpstreamError>,
     ) -> Result<Result<AccessToken, ExchangeError>, UpstreamError> {
         match response {
             Ok(response) => {
                 self.record_clock_skew(&response);
                 Ok(token_request
-                    .parse_response(&response)
+                    .parse_response(&response, confidential)
                     .and_then(|obtained| self.with_expiry(token_request, &response, obtained, kid)))
             }
             Err(UpstreamError::Timeout) => {
@@ -190,10 +196,11 @@ impl ExchangeClient {
     async fn count_request(
         self: &Arc<Self>,
         token_request: &TokenRequest,
+        reason: RequestReason,
     ) -> Result<CountedRequest, ExchangeError> {
         let (account, quota) = token_request.quota();
         let id = self.deps.unique_id().map_err(MintError::from)?;
-        let counted = CountedRequest { account, id, quota };
+        let counted = CountedRequest { account, id, quota, reason };
         let used_up = |retry_after| {
             Err(ExchangeError::LoginRateLimited { profile: token_request.profile().to_string(), retry_after })
         };
@@ -202,11 +209,13 @@ impl ExchangeClient {
             None => None,
         };
         if let Some(QuotaCheck::Exhausted { retry_after }) = shared_check {
-            self.login_limit.record_shared_usage(
-                &counted.account,
-                1.0,
-                self.deps.clock.monotonic() + retry_after,
-            );
+            if reason == RequestReason::Needed {
+                self.login_limit.record_shared_usage(
+                    &counted.account,
+                    1.0,
+                    self.deps.clock.monotonic() + retry_after,
+                );
+            }
             return used_up(retry_after);
         }
         let (login_limit, local_request, clock) =

@@ -54,7 +54,8 @@ impl Exchanger {
         redis: Option<&RedisConfig>,
     ) -> Result<Self, ExchangerBuildError> {
         let shared = redis.map(|redis| SharedCache::with_redis(redis, &deps)).transpose()?;
-        Ok(Self::build(deps, cache_bytes, state_directory, Box::new(HttpTransport::default()), shared))
+        let transport = Box::new(HttpTransport::new(deps.clock.clone()));
+        Ok(Self::build(deps, cache_bytes, state_directory, transport, shared))
     }
 
     /// Like [`new`](Self::new), with another transport and another shared store, whose entries are encrypted with the

@@ -42,12 +42,33 @@ pub(crate) enum QuotaCheck {
     Exhausted { retry_after: Duration },
 }
 
+/// Why a request is sent: how much of the quota it may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestReason {
+    /// There is no token, or it is renewed before it expires.
+    Needed,
+    /// A caller reported a token as rejected that is still cached.
+    Reported,
+}
+
 /// A request to count against the quota of `account`, with a unique id.
 #[derive(Clone)]
 pub(crate) struct CountedRequest {
     pub(crate) account: String,
     pub(crate) id: String,
     pub(crate) quota: RequestQuota,
+    pub(crate) reason: RequestReason,
+}
+
+impl CountedRequest {
+    /// The number of counted requests from which on this one isn't allowed. A report may use the first half of the quota
+    /// only, so that the second half is left for tokens that are needed.
+    pub(crate) const fn limit(&self) -> usize {
+        match self.reason {
+            RequestReason::Needed => self.quota.requests,
+            RequestReason::Reported => self.quota.requests.div_ceil(2),
+        }
+    }
 }
 
 /// The counted requests of one account.
@@ -127,7 +148,7 @@ impl LoginRateLimit {
         let is_corrected = logins.expire(quota.window, now, monotonic);
         // If the disk hung, the request has already been counted in memory.
         if !logins.known.contains_key(&counted.id) {
-            if logins.known.len() >= quota.requests {
+            if logins.known.len() >= counted.limit() {
                 let retry_after = logins.time_until_free(quota.window, now, monotonic);
                 return (QuotaCheck::Exhausted { retry_after }, is_corrected.then(|| logins.known.clone()));
             }
@@ -350,7 +371,12 @@ mod tests {
     }
 
     fn request(account: &str, id: i64) -> CountedRequest {
-        CountedRequest { account: account.to_owned(), id: format!("id{id}"), quota: HOURLY }
+        CountedRequest {
+            account: account.to_owned(),
+            id: format!("id{id}"),
+            quota: HOURLY,
+            reason: RequestReason::Needed,
+        }
     }
 
     /// Acquires at a time of `seconds` by both clocks.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::client::{ExchangeClient, outcome_label};
 use super::deps::ExchangerDeps;
 use super::exchange_error::{ExchangeError, TimeoutCause};
+use super::login_rate_limit::RequestReason;
 use super::negative_cache::{CachedFailure, MIN_RETRY_AFTER, NegativeCache, SharedFailure};
 use super::rejection_limit::{REJECTION_RATE, RejectionLimit};
 use super::request::{CacheKey, TokenRequest};
@@ -66,6 +67,13 @@ enum Decision {
     Resolved(Lookup),
     /// Start an exchange. A shared token with this hash isn't accepted.
     Exchange(Option<TokenHash>),
+}
+
+/// A failed exchange. The failure is cached, unless the budget had no share left for a reported token: that one is kept, and
+/// renewals must not wait.
+struct ExchangeFailure {
+    error: ExchangeError,
+    cached: Option<Arc<CachedFailure>>,
 }
 
 /// Whether a token is replaced before it is served, if possible: this request reports it as rejected, or an announcement did.
@@ -296,11 +304,14 @@ impl ReadThroughCache {
         deadline: Instant,
         trace: &Trace,
     ) -> Outcome {
-        let Some(shared) = &self.shared else {
-            let exchanged = self.exchange(key, token_request, trace).await;
-            return exchanged.map(fresh_token).map_err(|failure| failure.error.clone());
-        };
         let held = self.live_token(key, token_request);
+        // Without a token, the exchange is needed whether one was reported or not.
+        let is_report = replaced.is_some() && held.is_some();
+        let reason = if is_report { RequestReason::Reported } else { RequestReason::Needed };
+        let Some(shared) = &self.shared else {
+            let exchanged = self.exchange(key, token_request, reason, trace).await;
+            return exchanged.map(fresh_token).map_err(|failure| failure.error);
+        };
         let still_applies = |shared_failure: &SharedFailure| {
             self.still_applies(
                 token_request,
@@ -331,14 +342,14 @@ impl ReadThroughCache {
                 let retry_after = Some(MIN_RETRY_AFTER);
                 Err(ExchangeError::Timeout { waited_for: TimeoutCause::Replica, retry_after })
             }
-            LockResult::Exchange(lock) => match self.exchange(key, token_request, trace).await {
+            LockResult::Exchange(lock) => match self.exchange(key, token_request, reason, trace).await {
                 Ok(token) => {
                     shared.publish_token(key, &token, lock).await;
                     Ok(fresh_token(token))
                 }
                 Err(failure) => {
-                    shared.publish_failure(key, Some(&failure), lock).await;
-                    Err(failure.error.clone())
+                    shared.publish_failure(key, failure.cached.as_deref(), lock).await;
+                    Err(failure.error)
                 }
             },
         };
@@ -354,10 +365,11 @@ impl ReadThroughCache {
         self: &Arc<Self>,
         key: &CacheKey,
         token_request: &TokenRequest,
+        reason: RequestReason,
         trace: &Trace,
-    ) -> Result<Arc<AccessToken>, Arc<CachedFailure>> {
+    ) -> Result<Arc<AccessToken>, ExchangeFailure> {
         let kid = token_request.signing_kid(self.deps.clock.now()).ok().cloned();
-        let exchanged = self.client.exchange(token_request, trace).await;
+        let exchanged = self.client.exchange(token_request, reason, trace).await;
         let profile = token_request.profile().as_str();
         let (outcome, trace_id) = (outcome_label(&exchanged), trace.trace_id());
         match exchanged {
@@ -368,13 +380,20 @@ impl ReadThroughCache {
                 self.store_token(key, &token);
                 Ok(token)
             }
+            Err(error)
+                if reason == RequestReason::Reported
+                    && matches!(error, ExchangeError::LoginRateLimited { .. }) =>
+            {
+                Err(ExchangeFailure { error, cached: None })
+            }
             Err(error) => {
                 tracing::warn!(target: "tokenmint::audit", trace_id, profile, outcome, %error, "exchange failed");
                 if !error.was_sent() {
                     self.deps.metrics.exchanges_not_sent.with_label_values(&[profile, outcome]).inc();
                 }
                 let (monotonic, fraction) = (self.deps.clock.monotonic(), self.deps.random_fraction());
-                Err(self.failures.insert(key, error, kid, monotonic, fraction))
+                let cached = self.failures.insert(key, error, kid, monotonic, fraction);
+                Err(ExchangeFailure { error: cached.error.clone(), cached: Some(cached) })
             }
         }
     }

@@ -16,7 +16,7 @@ use super::errors::{self, Diagnosis};
 use super::exchange_error::{ExchangeError, SalesforceError};
 use super::login_rate_limit::RequestQuota;
 use super::token::{ObtainedToken, ReportedExpiry, TokenMetadata};
-use super::upstream::{ConnectionChoice, UpstreamRequest, UpstreamResponse, quote};
+use super::upstream::{Confidential, ConnectionChoice, UpstreamRequest, UpstreamResponse, quote};
 use crate::clock::{Randomness, UnixTime};
 use crate::config::{HttpsUrl, KeyId, MessagingConfig, ProfileName, salesforce};
 use crate::json::Json;
@@ -156,6 +156,7 @@ impl TokenRequest {
                     body: form.finish().into_bytes(),
                     headers,
                     connection: ConnectionChoice::Any,
+                    confidential: Confidential { jwt: assertion.minted.token, subject: None },
                 })
             }
             Self::Messaging { profile, subject, claims } => {
@@ -179,20 +180,25 @@ impl TokenRequest {
                     body: body.to_string().into_bytes(),
                     headers: HeaderMap::new(),
                     connection: ConnectionChoice::Any,
+                    confidential: Confidential { jwt: minted.token, subject: Some(subject.clone()) },
                 })
             }
         }
     }
 
-    /// Parses and validates a response.
+    /// Parses and validates a response. An error quotes it without what is `confidential`.
     ///
     /// # Errors
     /// Salesforce refused, the response is malformed or has a foreign URL, or the messaging session isn't verified.
-    pub(crate) fn parse_response(&self, response: &UpstreamResponse) -> Result<ObtainedToken, ExchangeError> {
+    pub(crate) fn parse_response(
+        &self,
+        response: &UpstreamResponse,
+        confidential: &Confidential,
+    ) -> Result<ObtainedToken, ExchangeError> {
         if !(200..300).contains(&response.status) {
             return Err(ExchangeError::Rejected {
                 diagnosis: self.diagnosis(response),
-                upstream: self.salesforce_error(response),
+                upstream: self.salesforce_error(response, confidential),
                 request_summary: self.summary(),
                 retry_after: response.retry_after,
             });
@@ -230,12 +236,12 @@ impl TokenRequest {
         }
     }
 
-    fn salesforce_error(&self, response: &UpstreamResponse) -> SalesforceError {
+    fn salesforce_error(&self, response: &UpstreamResponse, confidential: &Confidential) -> SalesforceError {
         let (error, description) = self.error_fields(response);
         SalesforceError {
             status: response.status,
-            error: error.map(quote),
-            error_description: description.map(quote),
+            error: error.map(|error| confidential.quote(error)),
+            error_description: description.map(|description| confidential.quote(description)),
         }
     }
 
@@ -522,6 +528,15 @@ mod tests {
             "https://acme.my.salesforce.com?x",
             "https:acme.my.salesforce.com",
             "https://acme%2emy.salesforce.com",
+            "https://evil.com;.salesforce.com",
+            "https://evil.com'.salesforce.com",
+            "https://evil.com$x.salesforce.com",
+            "https://evil_com.salesforce.com",
+            "https://*.salesforce.com",
+            "https://.salesforce.com",
+            "https://a..salesforce.com",
+            "https://-a.salesforce.com",
+            "https://a-.salesforce.com",
             "http://127.0.0.1",
             "x",
             "",

@@ -4,18 +4,20 @@
 use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::HeaderMap;
 use reqwest::header::{CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder};
+use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::HttpsUrl;
 use crate::json::Json;
+use crate::tokens::Subject;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of a request to Salesforce, from connecting to the last byte of the response.
@@ -61,6 +63,16 @@ pub struct UpstreamRequest {
     pub body: Vec<u8>,
     pub(crate) headers: HeaderMap,
     pub(crate) connection: ConnectionChoice,
+    /// Texts that nothing made from the response may repeat.
+    pub(crate) confidential: Confidential,
+}
+
+/// The signed JWT of a request, and for messaging its subject. They are redacted in texts of Salesforce: error messages and logs
+/// of callers must not have them.
+#[derive(Clone)]
+pub(crate) struct Confidential {
+    pub(crate) jwt: SecretString,
+    pub(crate) subject: Option<Subject>,
 }
 
 /// Which connection a request may use.
@@ -114,13 +126,15 @@ pub(super) struct HttpTransport {
     client: LazyLock<Client>,
     /// Opens a new connection for each request.
     unpooled: LazyLock<Client>,
+    clock: Arc<dyn Clock>,
 }
 
-impl Default for HttpTransport {
-    fn default() -> Self {
+impl HttpTransport {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             client: LazyLock::new(|| build_client(client_builder)),
             unpooled: LazyLock::new(|| build_client(|| client_builder().pool_max_idle_per_host(0))),
+            clock,
         }
     }
 }
@@ -135,7 +149,7 @@ impl Transport for HttpTransport {
             ConnectionChoice::Any => &self.client,
             ConnectionChoice::New => &self.unpooled,
         };
-        Box::pin(send_with(client, request, within))
+        Box::pin(send_with(client, &*self.clock, request, within))
     }
 
     fn is_reachable<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool> {
@@ -182,10 +196,11 @@ fn client_builder() -> ClientBuilder {
 
 async fn send_with(
     client: &Client,
+    clock: &dyn Clock,
     request: UpstreamRequest,
     within: Duration,
 ) -> Result<UpstreamResponse, UpstreamError> {
-    let UpstreamRequest { url, content_type, body, headers, connection: _ } = request;
+    let UpstreamRequest { url, content_type, body, headers, connection: _, confidential } = request;
     let request = client.post(url).headers(headers).header(CONTENT_TYPE, content_type).body(body);
     let sent = request.timeout(within.min(UPSTREAM_TIMEOUT)).send().await;
     let mut response = sent.map_err(|error| match classify(&error) {
@@ -195,8 +210,11 @@ async fn send_with(
     })?;
     let status = response.status().as_u16();
     let date = response.headers().get(DATE).and_then(|value| parse_http_date(value.to_str().ok()?));
-    let retry_after =
-        response.headers().get(RETRY_AFTER).and_then(|value| parse_retry_after(value.to_str().ok()?, date));
+    let sent_at = date.unwrap_or_else(|| clock.now().seconds());
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, sent_at));
     let unusable = |what: String| UpstreamError::Unusable { status, what, retry_after };
     let header_bytes = response.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     if header_bytes.sum::<usize>() > MAX_RESPONSE_HEADER_BYTES {
@@ -205,7 +223,7 @@ async fn send_with(
     if response.status().is_redirection() {
         let location =
             response.headers().get(LOCATION).and_then(|value| Url::parse(value.to_str().ok()?).ok());
-        let host = location.as_ref().and_then(Url::host_str).map(quote);
+        let host = location.as_ref().and_then(Url::host_str).map(|host| confidential.quote(host));
         let to = host.map_or_else(String::new, |host| format!(" to {host}"));
         return Err(unusable(format!("a redirect{to}, which is not followed")));
     }
@@ -300,13 +318,14 @@ fn classify(error: &reqwest::Error) -> UpstreamError {
     }
 }
 
-/// Parses `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3), which is compared with the response's `Date`.
-fn parse_retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
+/// Parses `Retry-After`: seconds, or a date (RFC 9110, section 10.2.3), which is compared with `sent_at`: the response's `Date`, or
+/// without one this host's clock.
+fn parse_retry_after(value: &str, sent_at: i64) -> Option<Duration> {
     let value = value.trim();
     let seconds = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         value.parse().unwrap_or(u64::MAX)
     } else {
-        u64::try_from(parse_http_date(value)? - date?).unwrap_or(0)
+        u64::try_from(parse_http_date(value)?.saturating_sub(sent_at)).unwrap_or(0)
     };
     Some(Duration::from_secs(seconds))
 }
@@ -315,6 +334,59 @@ fn parse_retry_after(value: &str, date: Option<i64>) -> Option<Duration> {
 fn parse_http_date(value: &str) -> Option<i64> {
     let date = time::OffsetDateTime::parse(value.trim(), &time::format_description::well_known::Rfc2822).ok();
     date.map(time::OffsetDateTime::unix_timestamp)
+}
+
+/// The shortest part of a JWT that is redacted, in bytes. A subject of this length is redacted within words too.
+const MIN_REDACTED_BYTES: usize = 12;
+/// How much of a text is searched, in bytes.
+const MAX_SEARCHED_BYTES: usize = 4 << 10;
+
+impl Confidential {
+    /// Like [`quote`], with each word that has a part of the JWT, and each occurrence of the subject, redacted.
+    pub(super) fn quote(&self, words: &str) -> String {
+        let words = &words[..words.floor_char_boundary(MAX_SEARCHED_BYTES)];
+        let jwt = self.jwt.expose_secret();
+        let has_part = |word: &str| {
+            word.as_bytes()
+                .windows(MIN_REDACTED_BYTES)
+                .any(|part| std::str::from_utf8(part).is_ok_and(|part| jwt.contains(part)))
+        };
+        let is_word_char = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let mut redacted = String::with_capacity(words.len());
+        for piece in words.split_inclusive(|c| !is_word_char(c)) {
+            let (word, end) = match piece.char_indices().next_back() {
+                Some((at, last)) if !is_word_char(last) => piece.split_at(at),
+                _ => (piece, ""),
+            };
+            redacted.push_str(if has_part(word) { "[token]" } else { word });
+            redacted.push_str(end);
+        }
+        let redacted = match &self.subject {
+            Some(subject) => redact_word(&redacted, subject.as_str(), "[subject]"),
+            None => redacted,
+        };
+        quote(&redacted)
+    }
+}
+
+/// Replaces `word` in `text`. A short one is replaced only where no letter or digit is beside it, so that a subject like `1`
+/// doesn't take a number apart.
+fn redact_word(text: &str, word: &str, replacement: &str) -> String {
+    let mut redacted = String::with_capacity(text.len());
+    let mut end = 0;
+    for (at, found) in text.match_indices(word) {
+        let is_beside = |next: Option<char>| next.is_some_and(char::is_alphanumeric);
+        let rest = &text[at + found.len()..];
+        let is_inside = word.len() < MIN_REDACTED_BYTES
+            && (is_beside(text[..at].chars().next_back()) || is_beside(rest.chars().next()));
+        if !is_inside {
+            redacted.push_str(&text[end..at]);
+            redacted.push_str(replacement);
+            end = at + found.len();
+        }
+    }
+    redacted.push_str(&text[end..]);
+    redacted
 }
 
 /// Truncates a text of Salesforce and removes control characters, so that logs and responses can quote it.
@@ -327,9 +399,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_text_that_repeats_the_request_is_redacted() {
+        let jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ1c2VyLTQ3MTEifQ.c2lnbmF0dXJlLW9mLWEtdG9rZW4";
+        let confidential = |subject: &str| Confidential {
+            jwt: SecretString::from(jwt),
+            subject: Some(Subject::parse("sub", subject.to_owned()).expect("a subject")),
+        };
+        let quote = |words: &str| confidential("user-4711").quote(words);
+        assert_eq!(quote(jwt), "[token]");
+        assert_eq!(quote(&jwt[..30]), "[token]");
+        assert_eq!(quote(&format!("bad \"{}\": {}!", &jwt[40..], &jwt[3..15])), "bad \"[token]\": [token]!");
+        assert_eq!(quote("no user-4711, user-4711"), "no [subject], [subject]");
+        assert_eq!(quote("no uid:user-4711/user-47112/xuser-4711"), "no uid:[subject]/user-47112/xuser-4711");
+        assert_eq!(confidential("1").quote("1 of 11, not 1"), "[subject] of 11, not [subject]");
+        assert_eq!(confidential("customer-4711").quote("xcustomer-47112"), "x[subject]2");
+        assert_eq!(confidential("é b").quote("(é b)"), "([subject])");
+        // It is redacted before it is truncated: no part is left at the end.
+        let long = format!("{} user-4711", "x".repeat(MAX_QUOTE_CHARS - 5));
+        assert!(quote(&long).ends_with(" [sub"), "{}", quote(&long));
+        for harmless in ["", "user hasn\u{2019}t approved this consumer", "acme.my.salesforce.com", "a\n b"] {
+            assert_eq!(quote(harmless), super::quote(harmless));
+        }
+    }
+
+    #[test]
     fn retry_after_is_seconds_or_a_date() {
-        let date = parse_http_date("Fri, 20 Nov 2026 12:00:00 GMT");
-        assert_eq!(date, Some(1_795_176_000));
+        let date = 1_795_176_000;
+        assert_eq!(parse_http_date("Fri, 20 Nov 2026 12:00:00 GMT"), Some(date));
         assert_eq!(parse_retry_after(" 7 ", date), Some(Duration::from_secs(7)));
         assert_eq!(parse_retry_after("Fri, 20 Nov 2026 12:00:30 GMT", date), Some(Duration::from_secs(30)));
         assert_eq!(parse_retry_after("Fri, 20 Nov 2026 11:00:00 GMT", date), Some(Duration::ZERO));

@@ -44,6 +44,8 @@ pub enum Mood {
     Redirect(String),
     Anonymous,
     OtherUser,
+    /// A rejection that repeats parts of the signed JWT, and its subject.
+    Echo,
 }
 
 /// A fake Salesforce. It counts requests and answers them as its `Mood` says.
@@ -166,6 +168,14 @@ impl Fake {
             }
             Mood::Well => self.token(messaging, &body, n, base, "AUTH", None),
             Mood::Anonymous => self.token(messaging, &body, n, base, "ANON", None),
+            Mood::Echo => {
+                let jwt = body.split(['"', '=', '&']).find(|part| part.starts_with("eyJ")).expect("a JWT");
+                let sub = &unverified(jwt).1["sub"];
+                let description = format!("no user {} in {}", sub.as_str().expect("a sub"), &jwt[100..]);
+                let key = if messaging { "message" } else { "error_description" };
+                let body = json!({"error": jwt[..200], key: description});
+                (StatusCode::BAD_REQUEST, Json(body)).into_response()
+            }
             Mood::OtherUser => self.token(messaging, &body, n, base, "AUTH", Some("somebody-else")),
         }
     }
@@ -666,9 +676,20 @@ async fn a_rejection_by_salesforce_is_explained_and_cached_for_a_minute() {
 
 #[tokio::test]
 async fn retry_after_is_honoured_between_one_second_and_fifteen_minutes() {
-    for (value, wait) in [("7", 7), ("0", 1), ("86400", 900), ("315360000", 900)] {
+    const FAR_DATE: &str = "Fri, 31 Dec 2100 23:59:59 GMT";
+    for (status, value, wait) in [
+        (429, "7", 7),
+        (503, "7", 7),
+        (429, "0", 1),
+        (503, "0", 1),
+        (429, "86400", 900),
+        (503, "315360000", 900),
+        (429, FAR_DATE, 900),
+        (503, FAR_DATE, 900),
+        (429, "Sun, 06 Nov 1994 08:49:37 GMT", 1),
+    ] {
         let service = Fixture::start().await;
-        service.fake.is(Mood::Error(429, json!({"error": "x"}), Some(value)));
+        service.fake.is(Mood::Error(status, json!({"error": "x"}), Some(value)));
         let answer = service.oauth().await;
         answer.json();
         assert_eq!(
@@ -905,10 +926,68 @@ async fn a_caller_that_reports_rejections_cannot_exhaust_the_login_budget() {
     assert_eq!(value(&service, kept).await, Some(17.0));
 }
 
+/// A Salesforce that repeats the request in its error can't put a token or a subject into answers, and so into logs of callers.
+#[tokio::test]
+async fn an_answer_has_no_token_or_subject_that_salesforce_repeats() {
+    let service = Fixture::start().await;
+    service.fake.is(Mood::Echo);
+    let answer = service.messaging("customer-4711").await;
+    let upstream = &answer.json()["upstream"];
+    assert_eq!(
+        *upstream,
+        json!({"status": 400, "error": "[token]", "error_description": "no user [subject] in [token]"})
+    );
+    assert!(!answer.text.contains("4711") && !answer.text.contains("eyJ"), "{}", answer.text);
+    let answer = service.oauth().await;
+    let description = "no user integration@acme.com in [token]";
+    assert_eq!(
+        answer.json()["upstream"],
+        json!({"status": 400, "error": "[token]", "error_description": description})
+    );
+}
+
+/// Reports use at most half of the budget, however small it is and however long they go on. The rest is for renewals.
+#[tokio::test]
+async fn reports_of_rejected_tokens_use_at_most_half_of_the_budget() {
+    for budget in [1, 2, 4, 5, 9_u32] {
+        let service = Fixture::start().await;
+        let settings = format!("access_token_ttl = \"55m\"\nlogins_per_hour = {budget}\n");
+        service.reconfigure("access_token_ttl = \"100s\"\n", &settings);
+        let mut token = service.oauth().await.ok()["access_token"].clone();
+        for _ in 0..20 {
+            token = service.reject(&token).await.ok()["access_token"].clone();
+            service.pass(31);
+        }
+        let half = budget.div_ceil(2);
+        assert_eq!(u32::try_from(service.fake.asked()), Ok(half), "of {budget}");
+        let kept = "tokenmint_rejected_tokens_kept_total{profile=\"oauth.crm\",reason=\"budget\"}";
+        assert_eq!(value(&service, kept).await, Some(f64::from(21 - half)), "of {budget}");
+        // A report that isn't honoured neither counts as a failure nor holds up a renewal.
+        let not_sent = "tokenmint_exchanges_not_sent_total{profile=\"oauth.crm\",reason=\"budget\"}";
+        assert_eq!(value(&service, not_sent).await, None, "of {budget}");
+        service.pass(3500 - 20 * 31);
+        let renewed = service.oauth().await;
+        assert_eq!(renewed.status.as_u16(), if budget == 1 { 503 } else { 200 }, "of {budget}");
+    }
+    // The messaging API has a budget of its own, for all users of an org.
+    let service = Fixture::start().await;
+    service.reconfigure("requests_per_minute = 200", "requests_per_minute = 4");
+    let mut token = service.messaging("user-1").await.ok()["access_token"].clone();
+    for _ in 0..3 {
+        let report = json!({"sub": "user-1", "rejected_token": token});
+        let answer = service.post("/messaging-access-token", API_KEY, &report).await.ok();
+        token = answer["access_token"].clone();
+    }
+    assert_eq!(service.fake.asked(), 2);
+    service.messaging("user-2").await.ok();
+    service.messaging("user-3").await.ok();
+    assert_eq!(service.messaging("user-4").await.status.as_u16(), 503);
+}
+
 #[tokio::test]
 async fn a_rejected_token_is_dropped_only_where_another_replaces_it() {
     let service = Fixture::start().await;
-    service.budget(2);
+    service.budget(4);
     let first = service.oauth().await.ok()["access_token"].clone();
     // Salesforce is unavailable: the reporting caller gets an error, and the others keep the token.
     service.fake.is(Mood::Error(503, json!({"error": "service_unavailable"}), None));
@@ -916,7 +995,7 @@ async fn a_rejected_token_is_dropped_only_where_another_replaces_it() {
     assert_eq!(service.oauth().await.ok()["access_token"], first);
     service.fake.is(Mood::Well);
     service.pass(31);
-    // The budget is used up now. The token may still be valid and is kept.
+    // Half of the budget is used now. The token may still be valid and is kept.
     let body = service.reject(&first).await.ok();
     assert_eq!([&body["access_token"], &body["rejected_token_kept"]], [&first, &json!(true)]);
     assert_eq!(service.oauth().await.ok()["access_token"], first);

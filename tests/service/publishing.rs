@@ -76,6 +76,12 @@ async fn a_verifier_with_the_current_set_gets_304() {
     let head = Answer::of(service.request(Method::HEAD, path)).await;
     assert_eq!((head.status.as_u16(), head.text.as_str(), head.header("etag")), (200, "", etag.as_str()));
     assert_eq!(head.header("content-length"), first.text.len().to_string());
+    // RFC 9110, section 8.6: never the length of the empty body.
+    let head = Answer::of(service.request(Method::HEAD, path).header("If-None-Match", &etag)).await;
+    assert_eq!(
+        (head.status.as_u16(), head.header("content-length")),
+        (304, first.text.len().to_string().as_str())
+    );
     let metrics = service.metrics().await;
     assert!(metrics.contains(r#"tokenmint_jwks_fetches_total{client="none",keyset="web"} 6"#), "{metrics}");
 }

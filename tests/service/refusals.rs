@@ -110,6 +110,29 @@ async fn a_bad_body_is_a_400_that_names_the_field() {
     assert!(service.metrics().await.contains(r#"tokenmint_refusals_total{error="invalid_request"} 70"#));
 }
 
+/// The description says what is wrong with the bytes that were sent, and what to send instead.
+#[tokio::test]
+async fn the_description_of_a_bad_body_says_what_to_send() {
+    let service = Workspace::new().serve().await;
+    let bounds = "must be between 60 and 3600 seconds";
+    for (body, part) in [
+        ("", "the body is empty: send a JSON object"),
+        (" \r\n", "the body is empty: send a JSON object"),
+        (r#"{"sub":"\ud800"}"#, "half of a surrogate pair at line 1"),
+        (r#"{"sub":"\udc00"}"#, "half of a surrogate pair at line 1"),
+        (r#"{"sub":"\ud800\u0041"}"#, "half of a surrogate pair at line 1"),
+        (r#"{"sub":"a","ttl":-1}"#, bounds),
+        (r#"{"sub":"a","ttl":-99999999999999999999}"#, bounds),
+        (r#"{"sub":"a","ttl":99999999999999999999}"#, bounds),
+        (r#"{"sub":"a","ttl":60.0}"#, "must be a whole number of seconds, in digits only"),
+        (r#"{"sub":"a","ttl":6e1}"#, "must be a whole number of seconds, in digits only"),
+    ] {
+        let answer = service.post_text("/identity-token", API_KEY, body).await;
+        let description = answer.json()["error_description"].as_str().unwrap_or_default().to_owned();
+        assert!(answer.status.as_u16() == 400 && description.contains(part), "{body}: {description}");
+    }
+}
+
 /// Names that look like a registered claim are refused too: in another case, with invisible characters, or beside `claims`.
 #[tokio::test]
 async fn no_caller_sets_a_registered_claim() {

@@ -143,6 +143,30 @@ async fn an_ambiguous_request_is_refused_and_nothing_behind_it_is_answered() {
     assert!(metrics.contains("tokenmint_panics_total 0"), "{metrics}");
 }
 
+/// The answer to a head that is refused before it is routed has the request ID too, if that has arrived.
+#[tokio::test]
+async fn a_refused_head_is_answered_with_its_own_request_id() {
+    let service = Workspace::new().serve().await;
+    let id = "X-Request-Id: my.id\r\n";
+    let length = "Content-Length: 11\r\n";
+    for (name, request) in [
+        ("two lengths", post(&format!("{id}{length}{length}"), r#"{"sub":"a"}"#)),
+        ("65 headers", post(&format!("{id}{}", "X-A: b\r\n".repeat(65)), "")),
+        ("a long header", post(&format!("{id}X-A: {}\r\n", "a".repeat(20_000)), "")),
+        ("absolute form", format!("GET http://x/ HTTP/1.1\r\nHost: x\r\n{id}\r\n")),
+        ("a bare LF", format!("GET / HTTP/1.1\r\n{id}Host: x\n\r\n")),
+    ] {
+        let (answer, _) = said(&service, request.as_bytes()).await;
+        let is_same =
+            answer.contains("\r\nx-request-id: my.id\r\n") && answer.contains("\"request_id\":\"my.id\"");
+        assert!(is_same, "{name}: {answer}");
+    }
+    // A line that hasn't arrived as a whole has no id.
+    let (answer, _) =
+        said(&service, post(&format!("X-Request-Id: {}", "a".repeat(20_000)), "").as_bytes()).await;
+    assert!(statuses(&answer) == [431] && !answer.contains("x-request-id: a\r\n"), "{answer}");
+}
+
 /// Chunk after chunk: the size limit closes the connection, whatever follows.
 #[tokio::test]
 async fn a_chunked_body_is_limited_and_its_connection_is_closed() {

@@ -442,6 +442,31 @@ async fn a_replica_over_its_rate_of_rejections_takes_the_others_tokens() {
     assert_eq!(replicas.fake.asked(), 5);
 }
 
+/// Half of the budget of all replicas together, although each host has a budget of its own.
+#[tokio::test]
+#[ignore = "needs redis-server: make system"]
+async fn reports_at_all_replicas_use_at_most_half_of_the_shared_budget() {
+    let replicas = Replicas::start(PATIENT).await;
+    for replica in &replicas.all {
+        let path = replica.workspace.path("tokenmint.toml");
+        let text = std::fs::read_to_string(&path).expect("a configuration");
+        let settings = "access_token_ttl = \"55m\"\nlogins_per_hour = 8";
+        replica.workspace.configure(&text.replace("access_token_ttl = \"100s\"", settings));
+        replica.reload();
+    }
+    for _ in 0..10 {
+        for replica in &replicas.all {
+            let token = replica.oauth().await.ok()["access_token"].clone();
+            replica.post("/oauth-access-token", API_KEY, &json!({"rejected_token": token})).await.ok();
+        }
+        replicas.clock.advance(Duration::from_secs(31));
+    }
+    assert_eq!(replicas.fake.asked(), 4);
+    replicas.clock.advance(Duration::from_secs(3300));
+    replicas.all[0].oauth().await.ok();
+    assert_eq!(replicas.fake.asked(), 5, "the other half is for renewals");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: make system"]
 async fn rejections_during_a_redis_outage_are_shared_after_it() {

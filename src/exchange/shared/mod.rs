@@ -297,7 +297,7 @@ impl SharedCache {
         let quota = request.quota;
         let name = login_limit_key(&request.account);
         let counted =
-            self.store.count_request(&name, &request.id, quota.requests, quota.window).await.ok()?;
+            self.store.count_request(&name, &request.id, request.limit(), quota.window).await.ok()?;
         Some(match counted {
             WindowCount::Allowed(count) => {
                 let count = usize::try_from(count).unwrap_or(usize::MAX);

@@ -42,7 +42,12 @@ impl KeyRing {
         loader.problems.extend(keyset_checks::copies_of_retired(&sets, &loader.retired));
         loader.warnings.extend(keyset_checks::shared_key_warnings(&sets));
         if let Some(previous) = previous {
-            loader.problems.extend(previous.history.check_transition(&published_keysets(&sets), now));
+            let in_force = published_keysets(previous.keysets.values());
+            loader.problems.extend(previous.history.check_transition(
+                &in_force,
+                &published_keysets(&sets),
+                now,
+            ));
         }
         if !loader.problems.is_empty() {
             return Err(loader.problems);

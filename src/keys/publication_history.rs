@@ -3,8 +3,9 @@
 //! - A key must not sign before verifiers know it.
 //! - A key that left the JWKS must not come back.
 //! - A key id must not change to another key.
+//! - A keyset that signs must go on signing, unless its signing key is retired.
 //!
-//! `emergency = true` allows the first, and the second for a key that wasn't retired.
+//! `emergency = true` allows the first, the second for a key that wasn't retired, and the last if its key signs next.
 //!
 //! These rules apply per profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
 //! directory. [`PublicationHistory`] holds what this process has published since its start. After a restart the files
@@ -14,9 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::SCHEDULE_FILE;
-use super::timeline::KeyValidity;
+use super::timeline::{KeyState, KeyValidity};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, Name, Problem, ProfileName};
+use crate::shell;
 
 /// SHA-256 of the base64url text of the modulus, which identifies a key whatever its key id.
 pub type ModulusHash = [u8; 32];
@@ -29,6 +31,21 @@ pub struct PublishedKeyset<'a> {
     pub keys: Vec<PublishedKey<'a>>,
     /// Listed keys that neither sign nor are published.
     pub gone: Vec<&'a KeyValidity>,
+}
+
+impl PublishedKeyset<'_> {
+    /// The key that signs at `now`, see [`Keyset::signing_position`](super::Keyset::signing_position).
+    fn signing_key(&self, now: UnixTime) -> Option<&KeyValidity> {
+        let signs = |validity: &KeyValidity| validity.state(now) == KeyState::Signing;
+        let mut open = self.keys.iter().map(|key| key.validity);
+        let gone_signs = self.gone.iter().any(|validity| signs(validity));
+        open.clone().find(|validity| signs(validity)).or_else(|| open.next().filter(|_| gone_signs))
+    }
+
+    /// Whether both have the same name, or sign for the same profile.
+    fn continues(&self, other: &PublishedKeyset<'_>) -> bool {
+        self.name == other.name || self.used_by.iter().any(|profile| other.used_by.contains(profile))
+    }
 }
 
 /// A key that signs or is published.
@@ -69,9 +86,15 @@ enum KeyFate {
 }
 
 impl PublicationHistory {
-    /// Checks the transition from the keys published so far to `keysets` at `now`. Returns the problems.
-    pub fn check_transition(&self, keysets: &[PublishedKeyset<'_>], now: UnixTime) -> Vec<Problem> {
-        let mut problems = Vec::new();
+    /// Checks the transition from the keys published so far, of which `in_force` are the present ones, to `keysets` at `now`.
+    /// Returns the problems.
+    pub fn check_transition(
+        &self,
+        in_force: &[PublishedKeyset<'_>],
+        keysets: &[PublishedKeyset<'_>],
+        now: UnixTime,
+    ) -> Vec<Problem> {
+        let mut problems = signing_losses(in_force, keysets, now);
         for keyset in keysets {
             for key in &keyset.keys {
                 if let Some((source, message)) = self.find_problem(keyset, key, now) {
@@ -217,6 +240,46 @@ impl PublicationHistory {
     }
 }
 
+/// Returns a problem for each of `keysets` without a signing key at `now` if one of `in_force` signs in its place.
+fn signing_losses(
+    in_force: &[PublishedKeyset<'_>],
+    keysets: &[PublishedKeyset<'_>],
+    now: UnixTime,
+) -> Vec<Problem> {
+    let is_retired = |kid: &KeyId| {
+        let mut gone = keysets.iter().flat_map(|keyset| &keyset.gone);
+        gone.any(|validity| validity.entry.kid == *kid && validity.entry.retired.is_some())
+    };
+    let mut problems = Vec::new();
+    for keyset in keysets.iter().filter(|keyset| keyset.signing_key(now).is_none()) {
+        let signing = in_force
+            .iter()
+            .filter(|before| keyset.continues(before))
+            .filter_map(|before| before.signing_key(now))
+            .find(|validity| !is_retired(&validity.entry.kid));
+        let Some(signing) = signing else { continue };
+        let next = keyset
+            .keys
+            .iter()
+            .filter_map(|key| Some((key.validity.next_signing_time(now)?, &key.validity.entry)))
+            .min_by_key(|(from, _)| *from);
+        if next.is_some_and(|(_, entry)| entry.emergency) {
+            continue;
+        }
+        let kid = &signing.entry.kid;
+        let dates =
+            signing.entry.sign_from.map(|from| format!(" with sign_from = {from}")).unwrap_or_default();
+        let until = next.map(|(from, _)| format!(" until {from}")).unwrap_or_default();
+        let message = format!(
+            "no key would sign{until}, but `{kid}` signs now: put `{kid}` back{dates}, and it signs until another key does; \
+             `tokenmint keys retire {} --now` takes away a key that leaked",
+            shell::quote(kid)
+        );
+        problems.push(Problem::new(format!("keysets.{}", keyset.name), SCHEDULE_FILE, message));
+    }
+    problems
+}
+
 impl KeyRecord {
     /// The time since which verifiers can know the key. `added` is its entry's.
     fn known_since(&self, added: Option<UnixTime>, now: UnixTime) -> UnixTime {
@@ -250,7 +313,7 @@ impl KeyRecord {
 mod tests {
     use super::*;
     use crate::config::ProfileKind;
-    use crate::keys::{KeyState, RotationRules, ScheduleEntry};
+    use crate::keys::{RotationRules, ScheduleEntry};
 
     const RULES: RotationRules = RotationRules {
         publish_lead: Duration::from_secs(1000),
@@ -275,22 +338,44 @@ mod tests {
         entries: &[ScheduleEntry],
         now: i64,
     ) -> (bool, PublicationHistory) {
+        with_keyset(entries, now, |keyset| {
+            (
+                history.check_transition(&[], keyset, at(now)).is_empty(),
+                history.with_published(keyset, at(now)),
+            )
+        })
+    }
+
+    /// The problems of a change from the entries `before` to `after` at `now`.
+    fn problems(before: &[ScheduleEntry], after: &[ScheduleEntry], now: i64) -> Vec<Problem> {
+        with_keyset(before, now, |before| {
+            let history = PublicationHistory::default().with_published(before, at(now));
+            with_keyset(after, now, |after| history.check_transition(before, after, at(now)))
+        })
+    }
+
+    fn with_keyset<T>(
+        entries: &[ScheduleEntry],
+        now: i64,
+        body: impl FnOnce(&[PublishedKeyset<'_>]) -> T,
+    ) -> T {
         let name = Name::parse("web").expect("a name");
         let profiles = [ProfileName::new(ProfileKind::Identity, name.clone())];
         let validities = RULES.validities(entries, at(now));
-        assert!(validities.iter().all(|validity| validity.state(at(now)) != KeyState::Gone));
-        let keys = entries.iter().zip(&validities).map(|(entry, validity)| PublishedKey {
-            modulus_hash: [entry.kid.as_str().as_bytes()[0]; 32],
-            validity,
-        });
-        let keyset = [PublishedKeyset {
+        let (gone, open): (Vec<_>, Vec<_>) =
+            validities.iter().partition(|validity| validity.state(at(now)) == KeyState::Gone);
+        let key = |validity| PublishedKey { modulus_hash: [kid_byte(validity); 32], validity };
+        body(&[PublishedKeyset {
             name: &name,
             used_by: &profiles,
             publish_lead: RULES.publish_lead,
-            keys: keys.collect(),
-            gone: Vec::new(),
-        }];
-        (history.check_transition(&keyset, at(now)).is_empty(), history.with_published(&keyset, at(now)))
+            keys: open.into_iter().map(key).collect(),
+            gone,
+        }])
+    }
+
+    fn kid_byte(validity: &KeyValidity) -> u8 {
+        validity.entry.kid.as_str().as_bytes()[0]
     }
 
     /// A pending key that was out of the JWKS for a moment is new to a verifier that fetched in that moment.
@@ -314,5 +399,33 @@ mod tests {
         assert!(!accept(&history, &[a.clone(), b.clone(), urgent.clone()], 10).0, "it would count as known");
         let known = ScheduleEntry { added: Some(at(-5000)), ..b };
         assert!(accept(&history, &[a, known, urgent], 10).0);
+    }
+
+    #[test]
+    fn a_keyset_that_signs_must_go_on_signing_unless_its_key_is_retired() {
+        let (a, b) = (entry("a", -5000), entry("b", 5000));
+        let both = [a.clone(), b.clone()];
+        let refused = |after: &[ScheduleEntry]| {
+            let problems = problems(&both, after, 0);
+            problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+        };
+        assert!(refused(&both).is_empty());
+        let lost = refused(std::slice::from_ref(&b));
+        assert!(
+            lost[0].contains("no key would sign until 1970-01-01T01:23:20Z, but `a` signs now"),
+            "{lost:?}"
+        );
+        assert!(lost[0].contains("put `a` back with sign_from = 1969-12-31T22:36:40Z"), "{lost:?}");
+        assert_eq!(refused(&[entry("a", 4000), b.clone()]).len(), 1, "a wrong date");
+        assert_eq!(refused(&[]).len(), 1);
+        let retired = ScheduleEntry { retired: Some(at(0)), ..a.clone() };
+        assert!(refused(&[retired.clone(), b.clone()]).is_empty());
+        assert!(refused(&[retired]).is_empty());
+        let knowingly = ScheduleEntry { emergency: true, ..entry("c", 10) };
+        assert!(refused(&[knowingly]).is_empty());
+        assert!(
+            problems(std::slice::from_ref(&b), std::slice::from_ref(&b), 0).is_empty(),
+            "none signs before"
+        );
     }
 }

@@ -183,6 +183,30 @@ async fn a_key_that_a_reload_brings_in_may_not_sign_at_once() {
     assert_eq!(try_with(NOW - 1, "emergency = true").await, said("WebAppKey2", &both));
 }
 
+/// An entry is lost, or its date is wrong. The retirement of the only key takes effect all the same.
+#[tokio::test]
+async fn a_reload_that_leaves_no_signing_key_is_refused_unless_the_key_is_retired() {
+    let service = InProcess::of(Arc::new(two_keys(NOW + DAY)), clock(NOW)).await;
+    let workspace = &service.workspace;
+    let before = state(&service).await;
+    for entries in [
+        [("WebAppKey2", NOW + DAY, "")].as_slice(),
+        &[("WebAppKey1", NOW + HOUR, ""), ("WebAppKey2", NOW + DAY, "")],
+    ] {
+        schedule(workspace, entries);
+        service.reload();
+        assert_eq!(state(&service).await, before, "{entries:?}");
+        assert!(service.metric("tokenmint_config_last_reload_successful").await.ends_with(" 0"));
+        workspace.run(&["check"]).ok();
+    }
+    let retired = format!("retired = {}", at(NOW));
+    schedule(workspace, &[("WebAppKey1", 0, &retired), ("WebAppKey2", NOW + DAY, "")]);
+    service.reload();
+    assert_eq!(service.published("web").await, ["WebAppKey2"]);
+    assert!(service.metric("tokenmint_config_last_reload_successful").await.ends_with(" 1"));
+    assert_eq!(service.post("/identity-token", API_KEY, &user_1()).await.status.as_u16(), 503);
+}
+
 #[tokio::test]
 async fn a_replaced_lone_key_is_refused_and_so_is_another_key_of_the_same_id() {
     let service = InProcess::of(Arc::new(Workspace::new()), clock(NOW)).await;

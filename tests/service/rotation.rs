@@ -129,7 +129,7 @@ fn a_schedule_without_enough_lead_is_refused_with_dates_that_work() {
     schedule(&workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", 1_795_867_200, surprise)]);
     let refused = workspace.run(&["check"]);
     assert_eq!(refused.code(), 64);
-    assert!(refused.stderr.contains("may sign from 2026-11-29T00:00:00Z on"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("set it to 2026-11-29T00:00:00Z or later"), "{}", refused.stderr);
     assert!(refused.stderr.contains("keysets.web.key.sign_from"), "{}", refused.stderr);
 
     let knowingly = format!("{surprise}\nemergency = true");

@@ -37,7 +37,7 @@ pub(crate) use ops_address::{OpsAddress, OpsTls};
 pub(crate) use parse::Hs256Config;
 pub use path::UnverifiedPath;
 use section::{Diagnostics, Section};
-pub(crate) use source::{CONFIG_VARIABLE, ValueOrigin, WarningCode};
+pub(crate) use source::{CONFIG_VARIABLE, CONFIGURATION, ValueOrigin, WarningCode};
 pub use source::{Environment, Problem};
 
 /// The configuration file that is read if none is named.
@@ -335,7 +335,7 @@ impl Config {
         let message = "can't change while the service runs: put it back, or restart";
         differences
             .chain(self.cache.restart_only_changes(&other.cache))
-            .map(|field| Problem::new(field, "the configuration", message))
+            .map(|field| Problem::new(field, CONFIGURATION, message))
             .collect()
     }
 
@@ -349,7 +349,7 @@ impl Config {
         let message = "has no entries left, possibly because a file was emptied or truncated: restore them, or \
         restart if this is intended";
         let emptied = emptied.into_iter().filter(|(_, is_emptied)| *is_emptied);
-        emptied.map(|(field, _)| Problem::new(field, "the configuration", message)).collect()
+        emptied.map(|(field, _)| Problem::new(field, CONFIGURATION, message)).collect()
     }
 
     /// Reads `file`, by default [`DEFAULT_CONFIG_FILE`], and applies the overrides of `environment`.

@@ -79,6 +79,7 @@ fn published_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> 
     let keyset = |keyset: &'a Arc<Keyset>| PublishedKeyset {
         name: &keyset.name,
         used_by: &keyset.used_by,
+        algorithm: keyset.algorithm,
         publish_lead: keyset.rules.publish_lead,
         keys: keyset.keys.iter().map(key).collect(),
         gone: keyset.gone.iter().collect(),

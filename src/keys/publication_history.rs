@@ -3,6 +3,8 @@
 //! - A key must not sign before verifiers know it.
 //! - A key that left the JWKS must not come back.
 //! - A key id must not change to another key.
+//! - A published key must not change its algorithm.
+//! - `publish_lead` must not become shorter than a cache may keep an earlier JWKS.
 //! - A keyset that signs must go on signing, unless its signing key is retired.
 //!
 //! `emergency = true` allows the first, the second for a key that wasn't retired, and the last if its key signs next.
@@ -17,8 +19,17 @@ use std::time::Duration;
 use super::SCHEDULE_FILE;
 use super::timeline::{KeyState, KeyValidity};
 use crate::clock::UnixTime;
-use crate::config::{KeyId, Name, Problem, ProfileName};
+use crate::config::{Algorithm, CONFIGURATION, KeyId, Name, Problem, ProfileName};
 use crate::shell;
+
+/// The longest `max-age` of a JWKS.
+const MAX_AGE_LIMIT: Duration = Duration::from_mins(5);
+
+/// Returns the `max-age` of a JWKS whose keys are published for `publish_lead` before they sign: a quarter of it, so that caches
+/// refetch the set before a new key signs, and at most [`MAX_AGE_LIMIT`].
+pub(crate) fn jwks_max_age(publish_lead: Duration) -> Duration {
+    Duration::from_secs(publish_lead.as_secs() / 4).min(MAX_AGE_LIMIT)
+}
 
 /// SHA-256 of the base64url text of the modulus, which identifies a key whatever its key id.
 pub type ModulusHash = [u8; 32];
@@ -27,6 +38,7 @@ pub type ModulusHash = [u8; 32];
 pub struct PublishedKeyset<'a> {
     pub name: &'a Name,
     pub used_by: &'a [ProfileName],
+    pub algorithm: Algorithm,
     pub publish_lead: Duration,
     pub keys: Vec<PublishedKey<'a>>,
     /// Listed keys that neither sign nor are published.
@@ -58,8 +70,8 @@ pub struct PublishedKey<'a> {
 #[derive(Clone, Default)]
 pub struct PublicationHistory {
     keys: BTreeMap<KeyId, KeyRecord>,
-    /// The profiles that have used a keyset.
-    profiles: BTreeSet<ProfileName>,
+    /// The profiles that have used a keyset, each with the longest `max-age` of its JWKS.
+    profiles: BTreeMap<ProfileName, Duration>,
 }
 
 /// The history of one key id.
@@ -67,6 +79,8 @@ pub struct PublicationHistory {
 struct KeyRecord {
     /// `None` if the key was gone before this process could open it.
     modulus_hash: Option<ModulusHash>,
+    /// The `alg` with which it was published.
+    algorithm: Option<Algorithm>,
     fate: KeyFate,
     published_since: UnixTime,
     /// The time of its first signature for each profile, past or scheduled.
@@ -96,6 +110,8 @@ impl PublicationHistory {
     ) -> Vec<Problem> {
         let mut problems = signing_losses(in_force, keysets, now);
         for keyset in keysets {
+            problems.extend(self.algorithm_change(keyset));
+            problems.extend(self.lead_problem(keyset));
             for key in &keyset.keys {
                 if let Some((source, message)) = self.find_problem(keyset, key, now) {
                     problems.push(Problem::new(format!("keysets.{}", keyset.name), source, message));
@@ -103,6 +119,36 @@ impl PublicationHistory {
             }
         }
         problems
+    }
+
+    /// Returns a problem if a key of `keyset` was published for another algorithm.
+    fn algorithm_change(&self, keyset: &PublishedKeyset<'_>) -> Option<Problem> {
+        let mut kids = keyset.keys.iter().map(|key| &key.validity.entry.kid);
+        let (kid, before) = kids.find_map(|kid| {
+            let before = self.keys.get(kid)?.algorithm?;
+            (before != keyset.algorithm).then_some((kid, before.as_str()))
+        })?;
+        let message = format!(
+            "verifiers keep `{kid}` as a key for {before}: put {before} back. For {}, add a profile whose keyset has a key of its \
+             own, or restart the service: until verifiers fetch the keys again, they reject its tokens",
+            keyset.algorithm.as_str()
+        );
+        let field = keyset.used_by.first().map(|profile| format!("{profile}.algorithm"));
+        let field = field.unwrap_or_else(|| format!("keysets.{}", keyset.name));
+        Some(Problem::new(field, CONFIGURATION, message))
+    }
+
+    /// Returns a problem if a key of `keyset` could sign while a cache still keeps a JWKS from before its publication.
+    fn lead_problem(&self, keyset: &PublishedKeyset<'_>) -> Option<Problem> {
+        let announced = keyset.used_by.iter().filter_map(|profile| self.profiles.get(profile)).max()?;
+        (keyset.publish_lead < *announced).then(|| {
+            let seconds = announced.as_secs();
+            let message = format!(
+                "verifiers may keep the JWKS for {seconds} s, as this service has announced since its start: set it to \"{seconds}s\" \
+                 or more, or restart"
+            );
+            Problem::new(format!("keysets.{}.publish_lead", keyset.name), CONFIGURATION, message)
+        })
     }
 
     /// Whether this process has published a key of that id.
@@ -169,7 +215,7 @@ impl PublicationHistory {
         };
         // A new profile has no verifiers yet.
         let is_unexpected =
-            |profile: &&ProfileName| self.profiles.contains(*profile) && !is_expected(profile);
+            |profile: &&ProfileName| self.profiles.contains_key(*profile) && !is_expected(profile);
         keyset.used_by.iter().find(is_unexpected)?;
         let added = key.validity.entry.added;
         let since = record.map_or_else(|| added.unwrap_or(now), |record| record.known_since(added, now));
@@ -191,7 +237,12 @@ impl PublicationHistory {
         // The first ring of the process: the files alone tell what happened before.
         let is_start = self.keys.is_empty();
         let mut history = self.clone();
-        history.profiles.extend(keysets.iter().flat_map(|keyset| keyset.used_by).cloned());
+        for keyset in keysets {
+            for profile in keyset.used_by {
+                let longest = history.profiles.entry(profile.clone()).or_default();
+                *longest = jwks_max_age(keyset.publish_lead).max(*longest);
+            }
+        }
         let listed: BTreeSet<&KeyId> = keysets
             .iter()
             .flat_map(|keyset| {
@@ -213,7 +264,7 @@ impl PublicationHistory {
         for keyset in keysets {
             for key in &keyset.keys {
                 let record = history.record(&key.validity.entry.kid, now);
-                record.publish(key, keyset.used_by, now, is_start);
+                record.publish(key, keyset, now, is_start);
             }
             for validity in &keyset.gone {
                 let record = history.record(&validity.entry.kid, now);
@@ -233,6 +284,7 @@ impl PublicationHistory {
     fn record(&mut self, kid: &KeyId, now: UnixTime) -> &mut KeyRecord {
         self.keys.entry(kid.clone()).or_insert_with(|| KeyRecord {
             modulus_hash: None,
+            algorithm: None,
             fate: KeyFate::Removed(None),
             published_since: now,
             signs_from: BTreeMap::new(),
@@ -292,14 +344,21 @@ impl KeyRecord {
         }
     }
 
-    fn publish(&mut self, key: &PublishedKey<'_>, used_by: &[ProfileName], now: UnixTime, is_start: bool) {
+    fn publish(
+        &mut self,
+        key: &PublishedKey<'_>,
+        keyset: &PublishedKeyset<'_>,
+        now: UnixTime,
+        is_start: bool,
+    ) {
         self.published_since = self.known_since(key.validity.entry.added, now).min(now);
         self.fate = KeyFate::Published;
         self.modulus_hash = Some(key.modulus_hash);
+        self.algorithm = Some(keyset.algorithm);
         let begun = key.validity.signing_periods.first().filter(|_| is_start);
         let begun = begun.map(|period| period.from.unwrap_or(UnixTime::from_seconds(i64::MIN)));
         let Some(first) = begun.or_else(|| key.validity.next_signing_time(now)) else { return };
-        for profile in used_by {
+        for profile in keyset.used_by {
             // A past first signature stays; a scheduled one may be postponed.
             let from = self.signs_from.entry(profile.clone()).or_insert(first);
             if *from > now {
@@ -368,6 +427,7 @@ mod tests {
         body(&[PublishedKeyset {
             name: &name,
             used_by: &profiles,
+            algorithm: Algorithm::Rs256,
             publish_lead: RULES.publish_lead,
             keys: open.into_iter().map(key).collect(),
             gone,
@@ -427,5 +487,27 @@ mod tests {
             problems(std::slice::from_ref(&b), std::slice::from_ref(&b), 0).is_empty(),
             "none signs before"
         );
+    }
+
+    #[test]
+    fn a_lead_may_not_be_shorter_than_caches_keep_the_jwks() {
+        let a = [entry("a", -5000)];
+        with_keyset(&a, 0, |keyset| {
+            let history = PublicationHistory::default().with_published(keyset, at(0));
+            let with_lead = |seconds| {
+                let keyset = PublishedKeyset {
+                    publish_lead: Duration::from_secs(seconds),
+                    keys: Vec::new(),
+                    gone: Vec::new(),
+                    ..keyset[0]
+                };
+                history.lead_problem(&keyset).map(|problem| problem.message)
+            };
+            assert!(
+                with_lead(249).is_some_and(|message| message.contains("for 250 s")),
+                "a quarter of 1000 s"
+            );
+            assert_eq!(with_lead(250), None);
+        });
     }
 }

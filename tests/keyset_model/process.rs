@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokenmint::clock::UnixTime;
-use tokenmint::config::{KeyId, Name, ProfileKind, ProfileName};
+use tokenmint::config::{Algorithm, KeyId, Name, ProfileKind, ProfileName};
 use tokenmint::keys::{
     KeyState, KeyValidity, ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset,
 };
@@ -318,6 +318,7 @@ fn announced<'a>(keys: &'a [Key], past: &'a [KeyValidity]) -> PublishedKeyset<'a
     PublishedKeyset {
         name,
         used_by,
+        algorithm: Algorithm::Rs256,
         publish_lead: RULES.publish_lead,
         keys: keys.iter().map(key).collect(),
         gone: past.iter().collect(),

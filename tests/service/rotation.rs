@@ -207,6 +207,30 @@ async fn a_reload_that_leaves_no_signing_key_is_refused_unless_the_key_is_retire
     assert_eq!(service.post("/identity-token", API_KEY, &user_1()).await.status.as_u16(), 503);
 }
 
+/// Verifiers keep a key with its `alg`, and a JWKS as long as its `max-age` says.
+#[tokio::test]
+async fn a_reload_changes_neither_the_algorithm_of_a_key_nor_the_lead_below_the_max_age() {
+    let service = InProcess::of(Arc::new(two_keys(NOW + DAY)), clock(NOW)).await;
+    let workspace = &service.workspace;
+    let text = std::fs::read_to_string(workspace.path("tokenmint.toml")).expect("the configuration");
+    let set = service.get("/keysets/web/jwks.json").await.text;
+    let directory = "directory = \"keys/web\"\n";
+    let with_lead = |lead: &str| text.replace(directory, &format!("{directory}publish_lead = \"{lead}\"\n"));
+    let other_algorithm = text.replace("[identity.web]\n", "[identity.web]\nalgorithm = \"RS512\"\n");
+    for (text, outcome) in [
+        (other_algorithm.as_str(), " 0"),
+        (&with_lead("299s"), " 0"),
+        (&with_lead("300s"), " 1"),
+        // It was announced with the first lead.
+        (&with_lead("200s"), " 0"),
+    ] {
+        workspace.configure(text);
+        service.reload();
+        assert!(service.metric("tokenmint_config_last_reload_successful").await.ends_with(outcome), "{text}");
+        assert_eq!(service.get("/keysets/web/jwks.json").await.text, set);
+    }
+}
+
 #[tokio::test]
 async fn a_replaced_lone_key_is_refused_and_so_is_another_key_of_the_same_id() {
     let service = InProcess::of(Arc::new(Workspace::new()), clock(NOW)).await;

@@ -138,6 +138,7 @@ pub(crate) enum WarningCode {
     PublishLead,
     RetiredWithoutDate,
     ScrtUrl,
+    StateDirectory,
     TokenUrl,
     UnlistedKey,
     UnreachableBundle,

@@ -70,8 +70,14 @@ impl WrittenSettings {
 /// Whether the valid values of `field` can be neither a secret nor a path. An address may be the path of a socket.
 fn is_shown(field: &str) -> bool {
     field.starts_with("server.limits.")
-        || ["server.listen", "server.public.listen", "server.ops.listen", "server.audit", "server.signing.batch"]
-            .contains(&field)
+        || [
+            "server.listen",
+            "server.public.listen",
+            "server.ops.listen",
+            "server.audit",
+            "server.signing.batch",
+        ]
+        .contains(&field)
 }
 
 fn shown_text(field: &str, value: &ConfigValue) -> Option<String> {

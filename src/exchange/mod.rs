@@ -44,6 +44,7 @@ pub(crate) use exchange_error::SalesforceError;
 pub use exchange_error::{ExchangeError, TimeoutCause};
 pub(crate) use exchanger::ExchangerBuildError;
 pub use exchanger::{Exchanger, FetchOptions};
+pub(crate) use login_rate_limit::reject_shared_directory;
 pub use shared::store;
 pub use token::ServedToken;
 pub(crate) use token::TokenMetadata;

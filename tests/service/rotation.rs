@@ -183,6 +183,34 @@ async fn a_key_that_a_reload_brings_in_may_not_sign_at_once() {
     assert_eq!(try_with(NOW - 1, "emergency = true").await, said("WebAppKey2", &both));
 }
 
+/// Each message has the path and the line, and says that it is about `keyset.toml`.
+#[test]
+fn a_problem_in_keyset_toml_names_its_line() {
+    let workspace = two_keys(NOW + DAY);
+    let good = "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2025-01-01T00:00:00Z\n";
+    for (more, expected) in [
+        ("[[key]\n", "keysets.web (keys/web/keyset.toml line 4): keyset.toml isn't TOML"),
+        (good, "keysets.web.key.kid (keys/web/keyset.toml line 5): `WebAppKey1` is listed twice"),
+        (
+            "[[key]]\nkid = \"WebAppKey2\"\nsign_from = 2025-01-01T00:00:00Z\n",
+            "keysets.web.key.sign_from (keys/web/keyset.toml line 6): `WebAppKey2` signs from the same moment",
+        ),
+        (
+            "[[key]]\nkid = \"Lost\"\nsign_from = 2026-01-01T00:00:00Z\n",
+            "keysets.web (keys/web/keyset.toml line 5): lists `Lost`, but",
+        ),
+        (
+            "[[key]]\nkid = \"WebAppKey2\"\nsign_from = 2025-02-01T00:00:00Z\nretired = 2199-01-01T00:00:00Z\n",
+            "keysets.web.key.retired (keys/web/keyset.toml line 7): `WebAppKey2` is retired from now on",
+        ),
+    ] {
+        workspace.write("keys/web/keyset.toml", &format!("{good}{more}"));
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{}", ran.stderr);
+        assert!(ran.stderr.contains(expected), "{}", ran.stderr);
+    }
+}
+
 /// An entry is lost, or its date is wrong. The retirement of the only key takes effect all the same.
 #[tokio::test]
 async fn a_reload_that_leaves_no_signing_key_is_refused_unless_the_key_is_retired() {

@@ -23,12 +23,9 @@ use prometheus::{IntCounter, IntGauge, IntGaugeVec};
 
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name};
-use crate::keys::{KeyCertificate, KeyRing, Keyset, KeysetKey, PublicKey};
+use crate::keys::{KeyCertificate, KeyRing, Keyset, KeysetKey, PublicKey, jwks_max_age};
 use crate::metrics::Metrics;
 pub(crate) use client_class::ClientClass;
-
-/// Upper bound of `max-age` in seconds.
-const MAX_AGE_LIMIT_SECONDS: u64 = 300;
 
 /// Builds the JWK of a key: `kty, use, alg, kid, n, e, x5c, x5t#S256` (RFC 7517, section 4; RFC 7518, section 6.3.1).
 ///
@@ -112,8 +109,7 @@ pub(crate) struct PublishedJwks {
 pub(crate) struct CachedJwks {
     keysets: Vec<Arc<Keyset>>,
     serialized: ArcSwap<SerializedJwkSet>,
-    /// `Cache-Control`. `max-age` is a quarter of the shortest `publish_lead`, so that caches refetch the set before a new
-    /// key starts to sign, and at most [`MAX_AGE_LIMIT_SECONDS`].
+    /// `Cache-Control`, with the shortest [`jwks_max_age`] of the keysets.
     pub(crate) cache_control: HeaderValue,
     fetches: [IntCounter; ClientClass::ALL.len()],
     fetched_at: IntGaugeVec,
@@ -145,8 +141,8 @@ impl CachedJwks {
         now: UnixTime,
     ) -> Self {
         let serialized = ArcSwap::from_pointee(SerializedJwkSet::new(&keysets, now));
-        let lead = keysets.iter().map(|keyset| keyset.rules.publish_lead.as_secs()).min().unwrap_or_default();
-        let max_age = (lead / 4).min(MAX_AGE_LIMIT_SECONDS);
+        let max_ages = keysets.iter().map(|keyset| jwks_max_age(keyset.rules.publish_lead).as_secs());
+        let max_age = max_ages.min().unwrap_or_default();
         let cache_control = HeaderValue::from_str(&format!("public, max-age={max_age}"));
         let cache_control = cache_control.expect("a number is visible ASCII");
         Self { keysets, serialized, cache_control, fetches, fetched_at }

@@ -66,7 +66,10 @@ impl LoadedConfig {
                 Ok(Self { config, ring, tls, public_tls, batch, files, fingerprint })
             }
             Ok(_) => Err(problems),
-            Err(more) => Err(problems.into_iter().chain(more).collect()),
+            Err(more) => {
+                let more = more.into_iter().map(|problem| config.located(problem));
+                Err(problems.into_iter().chain(more).collect())
+            }
         }
     }
 

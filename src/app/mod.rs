@@ -40,8 +40,8 @@ use crate::api::{
 };
 use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{AuditLogMode, Config, ListenAddress};
-use crate::exchange::{Exchanger, ExchangerBuildError, ExchangerDeps};
+use crate::config::{AuditLogMode, Config, ListenAddress, Problem, WarningCode};
+use crate::exchange::{self, Exchanger, ExchangerBuildError, ExchangerDeps};
 use crate::jwks::PublishedJwks;
 use crate::keys::{BatchLibrary, BatchLibraryError, BatchSigner, KeyRing};
 use crate::metrics::Metrics;
@@ -359,6 +359,16 @@ pub(crate) fn state_directory(config: &Config) -> PathBuf {
     let default = || std::env::temp_dir().join(format!("tokenmint-{}", rustix::process::geteuid().as_raw()));
     let configured = config.server.state_directory.as_ref();
     configured.map_or_else(default, |path| path.as_path().to_path_buf())
+}
+
+/// Warns of a configured directory of the login budget that the service won't use, because others can read or change it.
+pub(crate) fn shared_state_directory(config: &Config) -> Option<Problem> {
+    let configured = config.server.state_directory.as_ref()?;
+    let reason = exchange::reject_shared_directory(configured.as_path()).err()?;
+    let message = format!("the login budget is kept in memory only, and a restart forgets it: {reason}");
+    let field = "server.state_directory";
+    let source = config.origin(field).map(ToString::to_string).unwrap_or_default();
+    Some(Problem::warning(WarningCode::StateDirectory, field, source, message))
 }
 
 /// Creates the multi-threaded tokio runtime of the service. It polls its sockets after each task, so that health checks and

@@ -263,8 +263,9 @@ impl Reloader {
             Err(invalid) => return (WatchedFiles::of_invalid(&invalid), Err(invalid.problems)),
         };
         let files = WatchedFiles::of(&config);
-        let mut refused = config.restart_only_changes(&base.config);
-        refused.extend(config.emptied_sections(&base.config));
+        // An emptied file also has other settings, so it comes first.
+        let mut refused = config.emptied_sections(&base.config);
+        refused.extend(config.restart_only_changes(&base.config));
         if !refused.is_empty() {
             return (files, Err(refused));
         }

@@ -99,7 +99,7 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
     );
     let invalid_chain = validity_problem(&chain, now).map_err(at_certificate)?.map(|message| Problem {
         code: Some(WarningCode::ListenerCertificate),
-        ..at_certificate(format!("{message}, so clients reject it: renew it"))
+        ..at_certificate(format!("{}, so clients reject it: {}", message.fact, message.advice))
     });
     let key = key_file::read_private_key(tls.private_key_file.as_path()).map_err(at_key)?;
     // Checked only after the file was read. The path of a missing file may be a secret that was put in the wrong setting, and must
@@ -116,9 +116,10 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
     );
     let certified = certified_key(chain.clone(), &key).map_err(|error| match error {
         CertifiedKeyError::UnusableKey(error) => at_key(format!("holds a private key that can't be used: {error}")),
-        CertifiedKeyError::KeyMismatch(error) => at_certificate(format!(
-            "doesn't match the private key: {error}; the first certificate in the file must be this server's own"
-        )),
+        CertifiedKeyError::KeyMismatch => at_certificate(
+            "doesn't match `private_key_file`: the two aren't a pair; the first certificate in the file must be this server's own"
+                .to_owned(),
+        ),
         CertifiedKeyError::UnreadableCertificate(error) => at_certificate(format!(
             "can't be used ({error}): create a certificate of X.509 version 3, for example with `openssl req -x509`"
         )),
@@ -136,7 +137,8 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
             authority = validity_problem(&certificates, now).map_err(at_authority)?.map(|message| Problem {
                 code: Some(WarningCode::ClientAuthority),
                 ..at_authority(format!(
-                    "{message}; clients with certificates that it signed are accepted all the same"
+                    "{}; clients with certificates that it signed are accepted all the same",
+                    message.fact
                 ))
             });
             client_verifier(certificates).map_err(at_authority)?
@@ -156,11 +158,17 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
     Ok(ServerTls { config: Arc::new(config), chain, invalid_chain, authority, odd })
 }
 
+/// Why clients reject a chain at this time.
+struct ValidityProblem {
+    fact: String,
+    advice: &'static str,
+}
+
 /// Says which certificate of `chain` is the first that is expired or not yet valid, if any.
 ///
 /// # Errors
 /// An entry isn't a certificate.
-fn validity_problem(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<String>, String> {
+fn validity_problem(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Option<ValidityProblem>, String> {
     for (at, certificate) in chain.iter().enumerate() {
         let which = if at == 0 { String::new() } else { format!("its certificate number {} ", at + 1) };
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
@@ -169,10 +177,14 @@ fn validity_problem(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Optio
         let [begin, end] = [certificate.validity().not_before, certificate.validity().not_after]
             .map(|time| UnixTime::from_seconds(time.timestamp()));
         if end < now {
-            return Ok(Some(format!("{which}expired at {end}")));
+            return Ok(Some(ValidityProblem {
+                fact: format!("{which}expired at {end}"),
+                advice: "renew it",
+            }));
         }
         if now < begin {
-            return Ok(Some(format!("{which}isn't valid before {begin}")));
+            let advice = "check this host's clock, or wait until then";
+            return Ok(Some(ValidityProblem { fact: format!("{which}isn't valid before {begin}"), advice }));
         }
     }
     Ok(None)
@@ -182,7 +194,7 @@ fn validity_problem(chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Optio
 enum CertifiedKeyError {
     UnusableKey(rustls::Error),
     /// The certificate has another public key.
-    KeyMismatch(rustls::Error),
+    KeyMismatch,
     /// rustls can't parse the certificate, for example one of X.509 version 1.
     UnreadableCertificate(rustls::Error),
 }
@@ -202,7 +214,7 @@ fn certified_key(
         CertifiedKey::new(chain, any_supported_type(&der).map_err(CertifiedKeyError::UnusableKey)?);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
-        Err(error @ rustls::Error::InconsistentKeys(_)) => Err(CertifiedKeyError::KeyMismatch(error)),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(CertifiedKeyError::KeyMismatch),
         Err(error) => Err(CertifiedKeyError::UnreadableCertificate(error)),
     }
 }

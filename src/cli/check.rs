@@ -7,13 +7,14 @@ use serde_json::json;
 
 use super::admin_client::{AdminClient, QueryError, ReloadStatusReply};
 use super::{CliContext, CliError, print_json, print_line, print_stderr};
+use crate::app;
 
 /// The longest wait for the service's next check of its files.
 const CHECK_RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The notice that a running service has further checks, which the files alone can't show.
-const RUNNING_NOT_CHECKED: &str = "not checked: whether the running service accepts these files. It rejects changes \
-    that need a restart, and keys that its verifiers don't know yet; `tokenmint check --running` asks it";
+const RUNNING_NOT_CHECKED: &str = "not checked: whether the running service accepts these files. It \
+    compares them with what it runs, and rejects, for example, changes that need a restart; `tokenmint check --running` asks it";
 
 /// Load everything that `serve` would load, and report what is wrong
 ///
@@ -39,7 +40,8 @@ impl CheckCommand {
             }
             other => other?,
         };
-        let warnings: Vec<_> = loaded.warnings().collect();
+        let state_directory = app::shared_state_directory(&loaded.config);
+        let warnings: Vec<_> = loaded.warnings().chain(&state_directory).collect();
         let running = self.running.then(|| wait_for_reload(context)).transpose()?;
         let refused = running.as_ref().is_some_and(|running| !running.in_force);
         if self.json {
@@ -71,7 +73,8 @@ impl CheckCommand {
             return Ok(());
         }
         for problem in &running.problems {
-            print_stderr(&format!("{}: {}", problem.field, problem.message));
+            let at = config.origin(&problem.field).map(|origin| format!(" ({origin})")).unwrap_or_default();
+            print_stderr(&format!("{}{at}: {}", problem.field, problem.message));
         }
         Err(CliError::Failed(
             "the running service rejects these files, and keeps the previous ones".to_owned(),

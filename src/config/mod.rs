@@ -18,6 +18,7 @@ pub mod schema;
 pub(crate) mod section;
 pub(crate) mod source;
 pub(crate) mod values;
+mod written;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,8 +38,9 @@ pub(crate) use ops_address::{OpsAddress, OpsTls};
 pub(crate) use parse::Hs256Config;
 pub use path::UnverifiedPath;
 use section::{Diagnostics, Section};
-pub(crate) use source::{CONFIG_VARIABLE, ValueOrigin, WarningCode};
+pub(crate) use source::{CONFIG_VARIABLE, CONFIGURATION, ValueOrigin, WarningCode};
 pub use source::{Environment, Problem};
+use written::WrittenSettings;
 
 /// The configuration file that is read if none is named.
 pub(crate) const DEFAULT_CONFIG_FILE: &str = "tokenmint.toml";
@@ -70,6 +72,7 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// The files that the configuration was read from.
     pub(crate) files: Vec<PathBuf>,
+    written: WrittenSettings,
 }
 
 /// The problems that prevent a [`Config`]. It keeps the keysets that could be read, so that `check` can also examine their files
@@ -101,8 +104,8 @@ impl ServerConfig {
     /// Returns the settings that differ from `other` and need a restart: the addresses of the listeners, whether they use TLS and
     /// client certificates, limits, batch signing, the audit log and the state directory. TLS files may change at any time.
     pub(crate) fn restart_only_changes(&self, other: &Self) -> Vec<&'static str> {
-        fn public(server: &ServerConfig) -> Option<(&ListenAddress, bool)> {
-            server.public.as_ref().map(|public| (&public.listen, public.tls.is_some()))
+        fn public(server: &ServerConfig) -> Option<&ListenAddress> {
+            server.public.as_ref().map(|public| &public.listen)
         }
         /// Whether clients must present a certificate. Adding or removing the authority changes who may connect.
         fn requires_client_cert(tls: Option<&TlsConfig>) -> bool {
@@ -121,19 +124,21 @@ impl ServerConfig {
                 "server.tls.client_ca_file",
                 requires_client_cert(self.tls.as_ref()) != requires_client_cert(other.tls.as_ref()),
             ),
-            ("server.public", public(self) != public(other)),
+            ("server.public.listen", public(self) != public(other)),
+            ("server.public.tls", public_tls(self).is_some() != public_tls(other).is_some()),
             (
                 "server.public.tls.client_ca_file",
                 requires_client_cert(public_tls(self)) != requires_client_cert(public_tls(other)),
             ),
-            ("server.ops", self.ops != other.ops),
-            ("server.limits", self.limits != other.limits),
-            ("server.signing", self.signing != other.signing),
+            ("server.ops.listen", self.ops != other.ops),
+            ("server.signing.batch", self.signing.batch != other.signing.batch),
+            ("server.signing.library", self.signing.library != other.signing.library),
             ("server.audit", self.audit != other.audit),
             ("server.audit_key", key(self) != key(other)),
             ("server.state_directory", self.state_directory != other.state_directory),
         ];
-        differences.into_iter().filter_map(|(field, differs)| differs.then_some(field)).collect()
+        let differences = differences.into_iter().chain(self.limits.differences(&other.limits));
+        differences.filter_map(|(field, differs)| differs.then_some(field)).collect()
     }
 }
 
@@ -180,6 +185,20 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Says of each setting of `[server.limits]` whether it differs from `other`.
+    fn differences(&self, other: &Self) -> [(&'static str, bool); 7] {
+        let Self { request_timeout, body, connections, signing_queue, token_cache, remint_rate } = self;
+        [
+            ("server.limits.request_timeout", *request_timeout != other.request_timeout),
+            ("server.limits.body", *body != other.body),
+            ("server.limits.connections", *connections != other.connections),
+            ("server.limits.signing_queue", *signing_queue != other.signing_queue),
+            ("server.limits.token_cache", *token_cache != other.token_cache),
+            ("server.limits.remints_per_minute", remint_rate.requests != other.remint_rate.requests),
+            ("server.limits.remint_burst", remint_rate.burst != other.remint_rate.burst),
+        ]
+    }
+
     /// The time within which a whole body must arrive, whatever its size.
     pub(crate) fn body_timeout(&self) -> Duration {
         Duration::from_secs(5).min(self.request_timeout / 2)
@@ -332,10 +351,16 @@ impl Config {
     /// Returns a problem for each setting that differs from `other` and needs a restart.
     pub(crate) fn restart_only_changes(&self, other: &Self) -> Vec<Problem> {
         let differences = self.server.restart_only_changes(&other.server).into_iter();
-        let message = "can't change while the service runs: put it back, or restart";
         differences
             .chain(self.cache.restart_only_changes(&other.cache))
-            .map(|field| Problem::new(field, "the configuration", message))
+            .map(|field| {
+                let values = match (other.written.value(field), self.written.value(field)) {
+                    (Some(before), Some(now)) => format!(" ({before} before, {now} now)"),
+                    _ => String::new(),
+                };
+                let message = format!("can't change while the service runs{values}: put it back, or restart");
+                Problem::new(field, self.written.source(field), message)
+            })
             .collect()
     }
 
@@ -349,7 +374,20 @@ impl Config {
         let message = "has no entries left, possibly because a file was emptied or truncated: restore them, or \
         restart if this is intended";
         let emptied = emptied.into_iter().filter(|(_, is_emptied)| *is_emptied);
-        emptied.map(|(field, _)| Problem::new(field, "the configuration", message)).collect()
+        emptied.map(|(field, _)| Problem::new(field, self.written.name(), message)).collect()
+    }
+
+    /// Where `field` is written, if it is.
+    pub(crate) fn origin(&self, field: &str) -> Option<&ValueOrigin> {
+        self.written.origin(field)
+    }
+
+    /// Returns `problem` with the place where its field is written, if its source is only [`CONFIGURATION`].
+    pub(crate) fn located(&self, problem: Problem) -> Problem {
+        if problem.source != CONFIGURATION {
+            return problem;
+        }
+        Problem { source: self.written.source(&problem.field), ..problem }
     }
 
     /// Reads `file`, by default [`DEFAULT_CONFIG_FILE`], and applies the overrides of `environment`.
@@ -421,7 +459,7 @@ impl Config {
         let (problems, warnings, files) = diagnostics.into_parts();
         match parsed {
             Some(parse::ParsedConfig { rest: Some(rest), keysets }) if problems.is_empty() => {
-                Ok(rest.into_config(keysets, warnings, files))
+                Ok(rest.into_config(keysets, warnings, files, WrittenSettings::of(name, &root)))
             }
             parsed => Err(InvalidConfig {
                 problems,

@@ -80,6 +80,9 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
     })
 }
 
+/// The source of a problem with the whole configuration, or with a setting whose place isn't known.
+pub(crate) const CONFIGURATION: &str = "the configuration";
+
 /// The place where a value was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ValueOrigin {
@@ -137,6 +140,7 @@ pub(crate) enum WarningCode {
     PublishLead,
     RetiredWithoutDate,
     ScrtUrl,
+    StateDirectory,
     TokenUrl,
     UnlistedKey,
     UnreachableBundle,

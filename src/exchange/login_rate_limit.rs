@@ -323,6 +323,16 @@ fn ensure_private_directory(directory: &Path) -> Result<(), String> {
     }
 }
 
+/// Returns an error if `path` exists and isn't a directory, or is one that group or others may access.
+pub(crate) fn reject_shared_directory(path: &Path) -> Result<(), String> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.is_dir() {
+        return Err("this path exists and is not a directory".to_owned());
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 == 0 { Ok(()) } else { Err(format!("it must have mode 700, and has mode {mode:o}")) }
+}
+
 /// Takes the lock of a login file. It is a separate file, because a rename replaces the login file. Closing the returned
 /// file releases the lock.
 fn acquire_lock(path: &Path) -> io::Result<File> {

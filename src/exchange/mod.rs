@@ -45,6 +45,7 @@ pub(crate) use exchange_error::SalesforceError;
 pub use exchange_error::{ExchangeError, TimeoutCause};
 pub use exchanger::Exchanger;
 pub(crate) use exchanger::ExchangerBuildError;
+pub(crate) use login_rate_limit::reject_shared_directory;
 pub use read_through_cache::FetchOptions;
 pub use shared::store;
 pub use token::ServedToken;

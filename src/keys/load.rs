@@ -14,14 +14,14 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::directory_contents::DirectoryContents;
 use super::publication_history::{ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset};
 use super::ring::DerivedCertificateCache;
-use super::schedule::{self, Schedule};
+use super::schedule::{self, EntryOrigins, Schedule};
 use super::{
     CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, KeyCertificate, KeyRing, KeyState, Keyset,
     KeysetKey, LiveTokenCounter, PemQuirk, PrivateKey, PublicKey, RotationRules, SCHEDULE_FILE, key_file,
     keyset_checks, private_key,
 };
 use crate::clock::UnixTime;
-use crate::config::{self, KeyId, KeysetSource, Name, Problem, WarningCode};
+use crate::config::{self, KeyId, KeysetSource, Name, Problem, ValueOrigin, WarningCode};
 use crate::files::{parent_directory, reject_replaceable_by_others};
 use crate::hash::PartsHasher;
 
@@ -42,7 +42,12 @@ impl KeyRing {
         loader.problems.extend(keyset_checks::copies_of_retired(&sets, &loader.retired));
         loader.warnings.extend(keyset_checks::shared_key_warnings(&sets));
         if let Some(previous) = previous {
-            loader.problems.extend(previous.history.check_transition(&published_keysets(&sets), now));
+            let in_force = published_keysets(previous.keysets.values());
+            loader.problems.extend(previous.history.check_transition(
+                &in_force,
+                &published_keysets(&sets),
+                now,
+            ));
         }
         if !loader.problems.is_empty() {
             return Err(loader.problems);
@@ -74,6 +79,7 @@ fn published_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> 
     let keyset = |keyset: &'a Arc<Keyset>| PublishedKeyset {
         name: &keyset.name,
         used_by: &keyset.used_by,
+        algorithm: keyset.algorithm,
         publish_lead: keyset.rules.publish_lead,
         keys: keyset.keys.iter().map(key).collect(),
         gone: keyset.gone.iter().collect(),
@@ -294,18 +300,26 @@ impl<'a> Loader<'a> {
             found.insert(kid.clone(), key);
         }
         let schedule = schedule?;
+        let source_of = |kid: &KeyId, field: fn(&EntryOrigins) -> &ValueOrigin| {
+            let path = || directory.join(SCHEDULE_FILE).display().to_string();
+            schedule.origins.get(kid).map_or_else(path, |origins| field(origins).to_string())
+        };
         for entry in schedule.entries.iter().filter(|entry| !gone_kids.contains(&entry.kid)) {
             if !contents.keys.contains_key(&entry.kid) {
                 let message = format!("lists `{}`, but there is no {}.key beside it", entry.kid, entry.kid);
-                self.problems.push(Problem::new(field, directory.join(SCHEDULE_FILE).display(), message));
+                self.problems.push(Problem::new(
+                    field,
+                    source_of(&entry.kid, |origins| &origins.kid),
+                    message,
+                ));
             }
         }
-        for (inside, message) in &schedule.warnings {
+        for warning in &schedule.warnings {
             let problem = Problem::warning(
                 WarningCode::RetiredWithoutDate,
-                format!("{field}.{inside}"),
-                directory.join(SCHEDULE_FILE).display(),
-                message,
+                format!("{field}.{}", warning.field),
+                &warning.origin,
+                &warning.message,
             );
             self.warnings.push(problem);
         }
@@ -319,8 +333,8 @@ impl<'a> Loader<'a> {
                  host's clock wrong?)",
                 entry.kid
             );
-            let source = directory.join(SCHEDULE_FILE);
-            self.problems.push(Problem::new(format!("{field}.key.retired"), source.display(), message));
+            let source = source_of(&entry.kid, |origins| &origins.retired);
+            self.problems.push(Problem::new(format!("{field}.key.retired"), source, message));
         }
         for entry in schedule.entries.iter().filter(|entry| entry.retired.is_some()) {
             let is_known = self.previous.is_some_and(|previous| previous.history.contains_kid(&entry.kid));
@@ -378,8 +392,14 @@ impl<'a> Loader<'a> {
         match schedule::parse_schedule(&path.display().to_string(), &text, keyset.publish_lead) {
             Ok(schedule) => Some(schedule),
             Err(problems) => {
-                let under =
-                    |problem: Problem| Problem { field: format!("{field}.{}", problem.field), ..problem };
+                let under = |problem: Problem| match problem.field.as_str() {
+                    "" => Problem {
+                        field: field.to_owned(),
+                        message: format!("{SCHEDULE_FILE} {}", problem.message),
+                        ..problem
+                    },
+                    inside => Problem { field: format!("{field}.{inside}"), ..problem },
+                };
                 self.problems.extend(problems.into_iter().map(under));
                 None
             }

@@ -53,6 +53,7 @@ pub(crate) use pem_text::{PemQuirk, PemQuirks};
 pub(crate) use private_key::{MessageHash, PrivateKeyError, PublicKey, SigningFailed, modulus_hash_of_pem};
 pub use private_key::{PrivateKey, generate_private_key, hash_message};
 pub(crate) use public_numbers::PublicNumbers;
+pub(crate) use publication_history::jwks_max_age;
 pub use publication_history::{ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset};
 pub use ring::KeyRing;
 pub(crate) use ring::{Keyset, KeysetKey};

@@ -185,7 +185,7 @@ mod tests {
             sign_from: Some(at(*from)),
             ..ScheduleEntry::without_dates(kid(name))
         };
-        Schedule { entries: entries.iter().map(entry).collect(), warnings: Vec::new() }
+        Schedule { entries: entries.iter().map(entry).collect(), ..Schedule::default() }
     }
 
     #[test]

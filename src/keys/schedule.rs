@@ -4,7 +4,7 @@
 //! each key does.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::config::schema::SCHEDULE;
 use crate::config::section::{Diagnostics, Section};
 use crate::config::source::{self, ConfigNode, ConfigValue};
 use crate::config::values::parse_string;
-use crate::config::{KeyId, Problem};
+use crate::config::{KeyId, Problem, ValueOrigin};
 
 /// The file name of the schedule beside the keys.
 pub const SCHEDULE_FILE: &str = "keyset.toml";
@@ -52,14 +52,32 @@ impl ScheduleEntry {
 pub struct Schedule {
     /// In order of `sign_from`, retired keys included: their past signing periods must stay as they were.
     pub entries: Vec<ScheduleEntry>,
-    /// Likely mistakes that are allowed: field and message.
-    pub(crate) warnings: Vec<(&'static str, String)>,
+    /// Likely mistakes that are allowed.
+    pub(crate) warnings: Vec<ScheduleWarning>,
+    /// Where the fields of each key's entry are written.
+    pub(crate) origins: BTreeMap<KeyId, EntryOrigins>,
+}
+
+/// Where the fields of an entry are written. A field that is missing has the place of the entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EntryOrigins {
+    pub(crate) kid: ValueOrigin,
+    sign_from: ValueOrigin,
+    pub(crate) retired: ValueOrigin,
+}
+
+/// A likely mistake in a schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ScheduleWarning {
+    pub(crate) field: &'static str,
+    pub(crate) origin: ValueOrigin,
+    pub(crate) message: String,
 }
 
 impl Schedule {
     /// The schedule of a keyset with one key and no dates.
     pub(crate) fn for_single_key(kid: KeyId) -> Self {
-        Self { entries: vec![ScheduleEntry::without_dates(kid)], warnings: Vec::new() }
+        Self { entries: vec![ScheduleEntry::without_dates(kid)], ..Self::default() }
     }
 
     pub fn entry(&self, kid: &KeyId) -> Option<&ScheduleEntry> {
@@ -94,7 +112,7 @@ impl Schedule {
             }
         }
         entries.sort_by(ScheduleEntry::cmp_by_start);
-        Self { entries, warnings: Vec::new() }
+        Self { entries, ..Self::default() }
     }
 }
 
@@ -154,7 +172,7 @@ pub fn parse_schedule(name: &str, text: &str, publish_lead: Duration) -> Result<
     let root = source::parse_toml(name, text)?;
     let findings = Diagnostics::new(PathBuf::new());
     let mut warnings = Vec::new();
-    let mut entries: Vec<ScheduleEntry> = Section::from_node("", &root, &SCHEDULE, &findings)
+    let parsed: Vec<WrittenEntry> = Section::from_node("", &root, &SCHEDULE, &findings)
         .map(|root| {
             let keys = root.tables("key");
             keys.iter().filter_map(|key| parse_entry(key, publish_lead, &mut warnings)).collect()
@@ -162,8 +180,8 @@ pub fn parse_schedule(name: &str, text: &str, publish_lead: Duration) -> Result<
         .unwrap_or_default();
     findings.report_unknown_keys(&root);
     let (mut problems, ..) = findings.into_parts();
-    problems.extend(find_conflicts(name, &entries));
-    if entries.is_empty() && problems.is_empty() {
+    problems.extend(find_conflicts(&parsed));
+    if parsed.is_empty() && problems.is_empty() {
         problems.push(Problem::new(
             "key",
             name,
@@ -173,15 +191,22 @@ pub fn parse_schedule(name: &str, text: &str, publish_lead: Duration) -> Result<
     if !problems.is_empty() {
         return Err(problems);
     }
+    let origins = parsed.iter().map(|written| (written.entry.kid.clone(), written.origins.clone())).collect();
+    let mut entries: Vec<ScheduleEntry> = parsed.into_iter().map(|written| written.entry).collect();
     entries.sort_by(ScheduleEntry::cmp_by_start);
-    Ok(Schedule { entries, warnings })
+    Ok(Schedule { entries, warnings, origins })
+}
+
+struct WrittenEntry {
+    entry: ScheduleEntry,
+    origins: EntryOrigins,
 }
 
 fn parse_entry(
     section: &Section<'_>,
     publish_lead: Duration,
-    warnings: &mut Vec<(&'static str, String)>,
-) -> Option<ScheduleEntry> {
+    warnings: &mut Vec<ScheduleWarning>,
+) -> Option<WrittenEntry> {
     let kid =
         section.required("kid", |node| KeyId::parse(&parse_string(node)?), "the name of the KID.key file");
     let sign_from = section.optional("sign_from", parse_datetime);
@@ -210,22 +235,30 @@ fn parse_entry(
             "of `{kid}` gives no date, so the key before it signs again: write when it was retired, for \
              example retired = 2026-11-30T12:00:00Z"
         );
-        warnings.push(("key.retired", message));
+        let origin = section.origin_of("retired");
+        warnings.push(ScheduleWarning { field: "key.retired", origin, message });
     }
-    Some(ScheduleEntry { kid, sign_from, added, emergency, retired })
+    Some(WrittenEntry {
+        entry: ScheduleEntry { kid, sign_from, added, emergency, retired },
+        origins: EntryOrigins {
+            kid: section.origin_of("kid"),
+            sign_from: section.origin_of("sign_from"),
+            retired: section.origin_of("retired"),
+        },
+    })
 }
 
-fn find_conflicts(name: &str, entries: &[ScheduleEntry]) -> Vec<Problem> {
+fn find_conflicts(entries: &[WrittenEntry]) -> Vec<Problem> {
     let mut kids = BTreeSet::new();
     let mut starts = BTreeSet::new();
     let mut problems = Vec::new();
-    for entry in entries {
+    for WrittenEntry { entry, origins } in entries {
         if !kids.insert(&entry.kid) {
-            problems.push(Problem::new("key.kid", name, format!("`{}` is listed twice", entry.kid)));
+            problems.push(Problem::new("key.kid", &origins.kid, format!("`{}` is listed twice", entry.kid)));
         }
         if entry.retired.is_none() && !starts.insert(entry.sign_from) {
             let message = format!("`{}` signs from the same moment as another key", entry.kid);
-            problems.push(Problem::new("key.sign_from", name, message));
+            problems.push(Problem::new("key.sign_from", &origins.sign_from, message));
         }
     }
     problems
@@ -294,10 +327,11 @@ mod tests {
         let schedule = "[[key]]\nkid = \"b\"\nsign_from = 2026-11-29T00:00:00Z\nretired = 2026-11-30T00:00:00Z\n\
                         [[key]]\nkid = \"a\"\nsign_from = 2026-11-28T00:00:00Z\n\
                         [[key]]\nkid = \"c\"\nretired = true\n";
-        let Schedule { entries, warnings } = parse_schedule("keyset.toml", schedule, LEAD).expect("valid");
+        let Schedule { entries, warnings, .. } =
+            parse_schedule("keyset.toml", schedule, LEAD).expect("valid");
         assert_eq!(entries.iter().map(|entry| entry.kid.as_str()).collect::<Vec<_>>(), ["c", "a", "b"]);
         assert_eq!(entries[2].retired.map(|at| at.to_string()).as_deref(), Some("2026-11-30T00:00:00Z"));
-        assert!(warnings[0].1.contains("`c` gives no date"), "{warnings:?}");
+        assert!(warnings[0].message.contains("`c` gives no date"), "{warnings:?}");
     }
 
     #[test]

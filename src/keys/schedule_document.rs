@@ -130,8 +130,8 @@ mod tests {
                 let before = document.schedule(LEAD).expect("valid");
                 document.apply(change);
                 assert_eq!(
-                    document.schedule(LEAD).expect("valid"),
-                    before.with_change(change),
+                    document.schedule(LEAD).expect("valid").entries,
+                    before.with_change(change).entries,
                     "{}",
                     document.text()
                 );

@@ -8,6 +8,7 @@
 //! 3. A command that ends with 0 has changed what the service then does.
 //! 4. Whoever keeps a JWKS as long as it says verifies all that its process signs, emergencies excepted; and a key stays
 //!    published while a token that it signed may live, retirements excepted.
+//! 5. A reload leaves a process that signs with a signing key, retirements of that key and emergencies excepted.
 
 #![allow(clippy::print_stdout, reason = "says what was tried")]
 
@@ -45,6 +46,8 @@ pub struct Counts {
     invariant_3: u64,
     invariant_4_signing: u64,
     invariant_4_published: u64,
+    /// The files would leave a process without a signing key.
+    invariant_5: u64,
     /// A key signed that a verifier may lack: in an emergency, or where its entry says that others have published
     /// it before.
     knowingly_unknown: u64,
@@ -143,6 +146,7 @@ fn the_invariants_hold_in_random_histories() {
         counts.invariant_3,
         counts.invariant_4_signing,
         counts.invariant_4_published,
+        counts.invariant_5,
     ];
     assert!(
         exercised.iter().all(|count| *count > u64::from(cases) / 100),

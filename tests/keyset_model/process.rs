@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokenmint::clock::UnixTime;
-use tokenmint::config::{KeyId, Name, ProfileKind, ProfileName};
+use tokenmint::config::{Algorithm, KeyId, Name, ProfileKind, ProfileName};
 use tokenmint::keys::{
     KeyState, KeyValidity, ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset,
 };
@@ -44,6 +44,8 @@ struct Notes {
     withdrawn_at: BTreeMap<KeyId, UnixTime>,
     /// The clock was set back, and no reload has come since.
     is_set_back: bool,
+    /// The signing key that an accepted reload took away, though nobody retired it.
+    lost_signer: Option<KeyId>,
 }
 
 impl Notes {
@@ -105,14 +107,19 @@ impl Process {
             return;
         }
         self.read = fingerprint;
+        let signed = self.signing(now).map(|key| key.kid.clone());
+        let loses_signer = signed.filter(|kid| loses_signing_key(&directory.version.noted, kid, now));
+        counts.invariant_5 += u64::from(loses_signer.is_some());
         let taken = load(directory, now, config_broken).filter(|(keys, past)| {
-            let refused = !self.history.check_transition(&[announced(keys, past)], now).is_empty();
+            let in_force = [announced(&self.keys, &self.past)];
+            let refused = !self.history.check_transition(&in_force, &[announced(keys, past)], now).is_empty();
             counts.refused_by_history += u64::from(refused);
             !refused
         });
         match taken {
             Some((keys, past)) => {
                 counts.reloads += 1;
+                self.notes.lost_signer = loses_signer;
                 counts.rewritten += self.take_over(keys, past, directory, now);
             }
             None => counts.refused_reloads += 1,
@@ -225,6 +232,9 @@ impl Process {
         if let Some(kid) = notes.seen_retired.iter().find(|kid| jwks.contains_key(*kid)) {
             return Err(format!("1: {kid} was retired and is published"));
         }
+        if let Some(kid) = &notes.lost_signer {
+            return Err(format!("5: a reload took {kid} away, and no key signs at {now}"));
+        }
         counts.invariant_1 += u64::from(!notes.seen_retired.is_empty());
         for key in self.keys.iter().filter(|key| jwks.contains_key(&key.kid)) {
             // Where the clock was set back, it isn't gone yet.
@@ -269,6 +279,14 @@ impl Process {
     }
 }
 
+/// Whether no key of `entries` signs at `now`, though `signed` did and isn't retired, and no emergency follows.
+fn loses_signing_key(entries: &[Noted], signed: &KeyId, now: UnixTime) -> bool {
+    let is_retired = entries.iter().any(|entry| entry.kid == *signed && entry.retired.is_some());
+    let pending = entries.iter().filter(|entry| entry.retired.is_none() && entry.sign_from > now);
+    let next = pending.min_by_key(|entry| entry.sign_from);
+    expected(entries, now).signing.is_none() && !is_retired && next.is_none_or(|entry| !entry.emergency)
+}
+
 fn load(directory: &Directory, now: UnixTime, config_broken: bool) -> Option<(Vec<Key>, Vec<KeyValidity>)> {
     let schedule = directory.version.schedule.as_ref().filter(|_| directory.readable && !config_broken)?;
     let validities = RULES.validities(&schedule.entries, now);
@@ -300,6 +318,7 @@ fn announced<'a>(keys: &'a [Key], past: &'a [KeyValidity]) -> PublishedKeyset<'a
     PublishedKeyset {
         name,
         used_by,
+        algorithm: Algorithm::Rs256,
         publish_lead: RULES.publish_lead,
         keys: keys.iter().map(key).collect(),
         gone: past.iter().collect(),

@@ -469,7 +469,11 @@ async fn a_certificate_that_clients_would_refuse_never_replaces_another() {
     let before = service.shown_certificate().await;
     for (from, to, why) in [
         (2020, 2021, "expired at 2021-01-01T00:00:00Z"),
-        (2998, 2999, "isn't valid before 2998-01-01T00:00:00Z"),
+        (
+            2998,
+            2999,
+            "isn't valid before 2998-01-01T00:00:00Z, so clients reject it: check this host's clock",
+        ),
     ] {
         certify(&workspace, from, to);
         signal(service.pid(), "HUP");

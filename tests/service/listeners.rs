@@ -308,7 +308,12 @@ fn bad_tls_files_are_refused_before_a_port_opens() {
         ("server.key", "server.key", "server.tls.certificate_file", "holds no certificate"),
         ("server.crt", "none.key", "server.tls.private_key_file", "can't be opened"),
         ("server.crt", "server.crt", "server.tls.private_key_file", "is open to others"),
-        ("server.crt", "ca.key", "server.tls.certificate_file", "doesn't match the private key"),
+        (
+            "server.crt",
+            "ca.key",
+            "server.tls.certificate_file",
+            "doesn't match `private_key_file`: the two aren't a pair",
+        ),
         ("server.crt", "open/server.key", "server.tls.private_key_file", "others can replace files"),
     ] {
         workspace.configure(&configuration().replace(

@@ -146,9 +146,13 @@ const RELOAD: &[(&str, Change, Change)] = &[
     ("the changed configuration is rejected, and the previous one stays in force", unchanged, |workspace| {
         replace(workspace, "[server]", "[sever]");
     }),
-    ("can't change while the service runs: put it back, or restart", unchanged, |workspace| {
-        replace(workspace, "127.0.0.1:0", "127.0.0.1:1");
-    }),
+    (
+        "can't change while the service runs (… before, … now): put it back, or restart",
+        unchanged,
+        |workspace| {
+            replace(workspace, "127.0.0.1:0", "127.0.0.1:1");
+        },
+    ),
     ("the running service rejects these files, and keeps the previous ones", unchanged, |workspace| {
         replace(workspace, "127.0.0.1:0", "127.0.0.1:1");
     }),
@@ -160,6 +164,20 @@ const RELOAD: &[(&str, Change, Change)] = &[
         second_key(workspace);
         schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 60, "")]);
     }),
+    ("no key would sign until …, but … signs now", unchanged, |workspace| {
+        schedule(workspace, &[("WebAppKey1", now() + DAY, "")]);
+    }),
+    ("verifiers keep … as a key for …: put … back", unchanged, |workspace| {
+        replace(workspace, "issuer = \"intercom.com\"", "issuer = \"intercom.com\"\nalgorithm = \"RS512\"");
+    }),
+    (
+        "verifiers may keep the JWKS for … s, as this service has announced since its start",
+        unchanged,
+        |workspace| {
+            let directory = "directory = \"keys/web\"\n";
+            replace(workspace, directory, &format!("{directory}publish_lead = \"1m\"\n"));
+        },
+    ),
     ("is another key now; verifiers keep the old one under that id", unchanged, |workspace| {
         workspace.write_key(KEY, &KEYS.spare[0]);
     }),

@@ -32,7 +32,7 @@ async fn an_emptied_or_truncated_file_is_not_applied() {
     let (before_callers, _) = text.split_once("[callers.web]").expect("there");
     for (left, gone) in [("", "keysets"), (before_callers, "callers")] {
         workspace.configure(left);
-        let refused = format!("{gone} (the configuration): has no entries left");
+        let refused = format!("{gone} (tokenmint.toml): has no entries left");
         service.logged(&refused).await;
         service.post("/identity-token", &user_1()).await.ok();
         workspace.configure(&text);
@@ -50,6 +50,21 @@ async fn a_key_given_as_the_state_directory_is_not_shown() {
     service.logged("the login budget is kept in memory only").await;
     let log = service.whole_log().await;
     assert!(!log.contains(&line[..8]), "{log}");
+}
+
+#[test]
+fn check_warns_of_a_state_directory_that_the_service_will_not_use() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut workspace = Workspace::new();
+    let path = workspace.path("state");
+    fs::create_dir(&path).expect("a directory");
+    workspace.set("TOKENMINT_SERVER__STATE_DIRECTORY", "state");
+    for (mode, is_warned) in [(0o755, true), (0o700, false)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("ours");
+        let ran = workspace.run(&["check"]);
+        let warning = "server.state_directory (environment TOKENMINT_SERVER__STATE_DIRECTORY): the login budget is kept in memory only";
+        assert_eq!((ran.code(), ran.stderr.contains(warning)), (0, is_warned), "{}", ran.stderr);
+    }
 }
 
 async fn is_allowed(service: &Running, api_key: &str) -> bool {
@@ -118,8 +133,11 @@ async fn a_change_that_needs_a_restart_is_refused_with_that_reason() {
     workspace.configure(&other);
     signal(service.pid(), "HUP");
     let line = service.logged("the changed configuration is rejected").await;
-    for field in ["server.listen", "server.limits", "can't change while the service runs"] {
-        assert!(line.contains(field), "{line}");
+    for expected in [
+        "server.listen (tokenmint.toml line 3): can't change while the service runs (127.0.0.1:0 before, 127.0.0.1:1 now): put it back",
+        "server.limits.connections (tokenmint.toml line 5): can't change while the service runs (the default before, 7 now)",
+    ] {
+        assert!(line.contains(expected), "{line}");
     }
     assert_eq!(service.post("/identity-token", &user_1()).await.ok()["expires_in"], 1800);
 }

@@ -489,15 +489,18 @@ async fn a_command_whose_change_the_service_refuses_ends_with_1() {
     );
     let running = workspace.run(&["check", "--running"]);
     assert_eq!(running.code(), 1);
-    assert!(running.stderr.contains("server.limits: can't change while"), "{}", running.stderr);
+    assert!(running.stderr.contains("server.limits.connections (tokenmint.toml line"), "{}", running.stderr);
     let told = workspace.run(&["check", "--running", "--json"]);
     assert_eq!(told.code(), 1);
     let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
-    assert_eq!((&told["ok"], &told["problems"][0]["field"]), (&json!(false), &json!("server.limits")));
+    assert_eq!(
+        (&told["ok"], &told["problems"][0]["field"]),
+        (&json!(false), &json!("server.limits.connections"))
+    );
 
     let rotated = workspace.run(&["keys", "rotate", "--keyset", "crm"]);
     assert_eq!(rotated.code(), 1, "{}{}", rotated.stdout, rotated.stderr);
-    assert!(rotated.stderr.contains("server.limits: can't change while"), "{}", rotated.stderr);
+    assert!(rotated.stderr.contains("server.limits.connections: can't change while"), "{}", rotated.stderr);
     // The leaked key is dropped nevertheless. The key made for it can't be loaded.
     let retired = retire(&workspace, "WebAppKey1");
     assert_eq!(retired.code(), 1, "{}{}", retired.stdout, retired.stderr);

@@ -183,6 +183,82 @@ async fn a_key_that_a_reload_brings_in_may_not_sign_at_once() {
     assert_eq!(try_with(NOW - 1, "emergency = true").await, said("WebAppKey2", &both));
 }
 
+/// Each message has the path and the line, and says that it is about `keyset.toml`.
+#[test]
+fn a_problem_in_keyset_toml_names_its_line() {
+    let workspace = two_keys(NOW + DAY);
+    let good = "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2025-01-01T00:00:00Z\n";
+    for (more, expected) in [
+        ("[[key]\n", "keysets.web (keys/web/keyset.toml line 4): keyset.toml isn't TOML"),
+        (good, "keysets.web.key.kid (keys/web/keyset.toml line 5): `WebAppKey1` is listed twice"),
+        (
+            "[[key]]\nkid = \"WebAppKey2\"\nsign_from = 2025-01-01T00:00:00Z\n",
+            "keysets.web.key.sign_from (keys/web/keyset.toml line 6): `WebAppKey2` signs from the same moment",
+        ),
+        (
+            "[[key]]\nkid = \"Lost\"\nsign_from = 2026-01-01T00:00:00Z\n",
+            "keysets.web (keys/web/keyset.toml line 5): lists `Lost`, but",
+        ),
+        (
+            "[[key]]\nkid = \"WebAppKey2\"\nsign_from = 2025-02-01T00:00:00Z\nretired = 2199-01-01T00:00:00Z\n",
+            "keysets.web.key.retired (keys/web/keyset.toml line 7): `WebAppKey2` is retired from now on",
+        ),
+    ] {
+        workspace.write("keys/web/keyset.toml", &format!("{good}{more}"));
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{}", ran.stderr);
+        assert!(ran.stderr.contains(expected), "{}", ran.stderr);
+    }
+}
+
+/// An entry is lost, or its date is wrong. The retirement of the only key takes effect all the same.
+#[tokio::test]
+async fn a_reload_that_leaves_no_signing_key_is_refused_unless_the_key_is_retired() {
+    let service = InProcess::of(Arc::new(two_keys(NOW + DAY)), clock(NOW)).await;
+    let workspace = &service.workspace;
+    let before = state(&service).await;
+    for entries in [
+        [("WebAppKey2", NOW + DAY, "")].as_slice(),
+        &[("WebAppKey1", NOW + HOUR, ""), ("WebAppKey2", NOW + DAY, "")],
+    ] {
+        schedule(workspace, entries);
+        service.reload();
+        assert_eq!(state(&service).await, before, "{entries:?}");
+        assert!(service.metric("tokenmint_config_last_reload_successful").await.ends_with(" 0"));
+        workspace.run(&["check"]).ok();
+    }
+    let retired = format!("retired = {}", at(NOW));
+    schedule(workspace, &[("WebAppKey1", 0, &retired), ("WebAppKey2", NOW + DAY, "")]);
+    service.reload();
+    assert_eq!(service.published("web").await, ["WebAppKey2"]);
+    assert!(service.metric("tokenmint_config_last_reload_successful").await.ends_with(" 1"));
+    assert_eq!(service.post("/identity-token", API_KEY, &user_1()).await.status.as_u16(), 503);
+}
+
+/// Verifiers keep a key with its `alg`, and a JWKS as long as its `max-age` says.
+#[tokio::test]
+async fn a_reload_changes_neither_the_algorithm_of_a_key_nor_the_lead_below_the_max_age() {
+    let service = InProcess::of(Arc::new(two_keys(NOW + DAY)), clock(NOW)).await;
+    let workspace = &service.workspace;
+    let text = std::fs::read_to_string(workspace.path("tokenmint.toml")).expect("the configuration");
+    let set = service.get("/keysets/web/jwks.json").await.text;
+    let directory = "directory = \"keys/web\"\n";
+    let with_lead = |lead: &str| text.replace(directory, &format!("{directory}publish_lead = \"{lead}\"\n"));
+    let other_algorithm = text.replace("[identity.web]\n", "[identity.web]\nalgorithm = \"RS512\"\n");
+    for (text, outcome) in [
+        (other_algorithm.as_str(), " 0"),
+        (&with_lead("299s"), " 0"),
+        (&with_lead("300s"), " 1"),
+        // It was announced with the first lead.
+        (&with_lead("200s"), " 0"),
+    ] {
+        workspace.configure(text);
+        service.reload();
+        assert!(service.metric("tokenmint_config_last_reload_successful").await.ends_with(outcome), "{text}");
+        assert_eq!(service.get("/keysets/web/jwks.json").await.text, set);
+    }
+}
+
 #[tokio::test]
 async fn a_replaced_lone_key_is_refused_and_so_is_another_key_of_the_same_id() {
     let service = InProcess::of(Arc::new(Workspace::new()), clock(NOW)).await;

@@ -18,6 +18,7 @@ use super::source::{
     Environment, OVERRIDE_PREFIX, Problem, ValueOrigin, WarningCode, is_non_setting_variable,
 };
 use super::values::paste_artifact;
+use super::written::WrittenSettings;
 use super::{
     BundleConfig, CacheConfig, CallerConfig, Config, Hs256Kind, IdentityConfig, KeysetConfig, Name,
     OauthConfig, ProfileKind, ServerConfig,
@@ -55,9 +56,10 @@ impl OtherSections {
         keysets: BTreeMap<Name, KeysetConfig>,
         warnings: Vec<Problem>,
         files: Vec<PathBuf>,
+        written: WrittenSettings,
     ) -> Config {
         let Self { server, cache, identity, oauth, hs256, bundles, callers } = self;
-        Config { server, cache, keysets, identity, oauth, hs256, bundles, callers, warnings, files }
+        Config { server, cache, keysets, identity, oauth, hs256, bundles, callers, warnings, files, written }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::support::{KEYS, Running, Workspace, configuration, signal};
 use crate::tls::certificates;
 
 /// Each row: a change of a good configuration, the field of the error, and a part of the message.
-const BAD: [(&str, &str, &str, &str); 74] = [
+const BAD: [(&str, &str, &str, &str); 77] = [
     // [server]
     ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "\":8080\"", "server.listen", "address and a port"),
@@ -59,6 +59,19 @@ const BAD: [(&str, &str, &str, &str); 74] = [
         "server.ops",
         "must not face the internet",
     ),
+    (
+        "[server]\n",
+        "[server]\npublic.listen = \"127.0.0.1:1\"\nops.listen = \"0.0.0.0:1\"\n",
+        "server.ops",
+        "must not face the internet",
+    ),
+    (
+        "\"127.0.0.1:0\"",
+        "\"127.0.0.1:1\"\nops.listen = \"[::]:1\"",
+        "server.ops",
+        "one address covers the other",
+    ),
+    ("issuer = \"intercom.com", "issuer = \"FOO=intercom.com", "identity.web.issuer", "begins with a name"),
     (
         "[server]\n",
         "[server]\ntls.certificate_file = \"tls.crt\"\n",

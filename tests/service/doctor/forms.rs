@@ -214,3 +214,27 @@ fn a_file_that_holds_something_else_is_named() {
     assert_eq!(ran.code(), 1);
     assert!(ran.stderr.contains("notes.txt holds no PEM key, no certificate"), "{}", ran.stderr);
 }
+
+/// People paste a password into the setting above the one that needs it.
+#[test]
+fn a_user_name_that_looks_like_none_is_not_shown() {
+    for wrong in [
+        "Zq7Xw9Kp3Rt5Vb2Nm8",
+        "Zq7Xw9@Kp3Rt5Vb2Nm8",
+        "Zq7Xw9Kp3Rt5 Vb2@Nm8.example",
+        "Zq7Xw9:Kp3@Rt5/Vb2.Nm8",
+    ] {
+        let given = Given::configured(&[("integration@acme.com", wrong)]);
+        for form in [&["-v"][..], &["--json"], &["--sarif"]] {
+            let ran = given.run(form);
+            assert!(ran.stdout.contains("not shown, because it may be a secret"), "{wrong}: {}", ran.stdout);
+            assert!(
+                !ran.stdout.contains("Zq7Xw9") && !ran.stderr.contains("Zq7Xw9"),
+                "{wrong}: {}",
+                ran.stdout
+            );
+        }
+    }
+    let shown = Given::configured(&[]).run(&["-v"]).stdout;
+    assert!(shown.contains("integration@acme.com"), "{shown}");
+}

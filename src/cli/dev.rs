@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::sandbox::{OnFailureArg, org_from_config};
 use super::{
-    CliContext, CliError, flush_stdout, hash_api_key, new_api_key, parse_tcp_address, print_json, print_line,
-    serve,
+    CliContext, CliError, OutputLoss, flush_stdout, hash_api_key, new_api_key, parse_tcp_address, print_json,
+    print_line, serve,
 };
 use crate::app::LoadedConfig;
 use crate::app::logging::LogOutput;
@@ -64,7 +64,7 @@ impl DevCommand {
             }
             spawn_sandbox(listener, Sandbox::new(org, clock, Settings::default()));
             self.print_instructions(&url, &salesforce, &api_key);
-            flush_stdout()
+            flush_stdout(OutputLoss::Text)
         })
     }
 

@@ -17,7 +17,7 @@ use crate::app::{self, LoadedConfig};
 use crate::config::{Config, Problem};
 use crate::doctor::{
     self, Artifact, CHECKS, CheckInput, CheckOutcome, ConfigView, FileAccess, GivenArtifacts, JwkDocument,
-    ProbeResult, Purpose, UnverifiedToken,
+    ProbeResult, Purpose, ReportSummary, UnverifiedToken,
 };
 use crate::files::{FileError, OpenedFile};
 use crate::tokens::Subject;
@@ -80,19 +80,25 @@ impl DoctorCommand {
             print_checks(self.json);
             return Ok(());
         }
-        let given = self.files.iter().chain(&self.jwk);
-        given.enumerate().try_for_each(|(at, path)| check_file_exists(at, path))?;
         let status = ConfigStatus::load(context, self.has_no_input())?;
         let mut given = GivenArtifacts {
             issuer: self.issuer.clone(),
             purpose: self.purpose,
             ..GivenArtifacts::default()
         };
-        for path in &self.files {
-            given.add(read_artifact(path, &status)?);
+        // A file that can't be examined hides no fault of the others.
+        let mut unread = Vec::new();
+        for (at, path) in self.files.iter().enumerate() {
+            match check_file_exists(at, path).and_then(|()| read_artifact(path, &status)) {
+                Ok(artifact) => given.add(artifact),
+                Err(error) => unread.push(error.summary()),
+            }
         }
-        for path in &self.jwk {
-            given.jwks.push(read_jwk_file(path, false)?);
+        for (at, path) in self.jwk.iter().enumerate() {
+            match check_file_exists(self.files.len() + at, path).and_then(|()| read_jwk_file(path, false)) {
+                Ok(document) => given.jwks.push(document),
+                Err(error) => unread.push(error.summary()),
+            }
         }
         if let Some(token) = &self.token {
             given.tokens.push(parse_token_arg(token)?);
@@ -106,13 +112,29 @@ impl DoctorCommand {
         let now = context.clock_and_rng.clock.now();
         let report =
             doctor::run_checks(&CheckInput { now, configured: status.configured(), given, probe_results });
-        let verdict = report.summary();
+        if status.source.is_none() && report.findings.is_empty() && !unread.is_empty() {
+            return Err(CliError::Failed(unread.join("; ")));
+        }
+        let mut verdict = report.summary();
+        if !unread.is_empty() {
+            let files =
+                if unread.len() == 1 { "1 file".to_owned() } else { format!("{} files", unread.len()) };
+            let text = format!("{files} can't be examined; {}", verdict.text);
+            verdict = ReportSummary { outcome: CheckOutcome::Fail, text };
+        }
         let format = match (self.json, self.sarif) {
             (true, _) => OutputFormat::Json,
             (_, true) => OutputFormat::Sarif,
             _ => OutputFormat::Text { all: self.verbose },
         };
-        findings::print_report(format, &report, &verdict, status.source.as_deref(), status.file.as_deref());
+        findings::print_report(
+            format,
+            &report,
+            &verdict,
+            &unread,
+            status.source.as_deref(),
+            status.file.as_deref(),
+        );
         if verdict.outcome == CheckOutcome::Fail { Err(CliError::ProblemsFound) } else { Ok(()) }
     }
 

@@ -5,7 +5,8 @@ pub const COMMON_EXIT_CODES: &[(i32, &str)] = &[
     (0, "The command succeeded."),
     (
         1,
-        "The command failed, or found problems and printed them. This includes output that can't be written.",
+        "The command failed, or found problems and printed them. This includes output that can't be written. A pipe whose reader is \
+         gone is no failure, except for `init` and `callers new`, whose API key is lost then.",
     ),
     (2, "The arguments are wrong."),
     (64, "The configuration is invalid. The command has done nothing, unless its own list says otherwise."),

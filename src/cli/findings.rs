@@ -7,7 +7,7 @@ use std::path::Path;
 use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
-use super::{line_width, print_json, record_stdout_result};
+use super::{line_width, print_json, print_stderr, record_stdout_result};
 use crate::doctor::{CHECKS, CheckOutcome, CheckSpec, Finding, Report, ReportSummary, SkippedCheck};
 
 /// The output format of findings.
@@ -126,11 +126,13 @@ const fn outcome_symbol(outcome: CheckOutcome) -> (char, Style) {
     }
 }
 
-/// Prints a report. `configuration` describes the source of the configuration, and `file` is its path.
+/// Prints a report. `unread` has the reasons why files could not be examined; in the text output they go to standard error.
+/// `configuration` describes the source of the configuration, and `file` is its path.
 pub(super) fn print_report(
     format: OutputFormat,
     report: &Report,
     verdict: &ReportSummary,
+    unread: &[String],
     configuration: Option<&str>,
     file: Option<&Path>,
 ) {
@@ -138,6 +140,9 @@ pub(super) fn print_report(
         OutputFormat::Text { all } => {
             let mut page = TextReport::new();
             page.configuration(configuration);
+            for reason in unread {
+                print_stderr(&format!("tokenmint: {reason}"));
+            }
             page.findings(&report.findings, all);
             page.verdict(verdict.outcome, &verdict.text);
         }
@@ -147,13 +152,14 @@ pub(super) fn print_report(
             "configuration": configuration,
             "findings": report.findings,
             "not_looked_at": report.skipped,
+            "unread": unread,
         })),
-        OutputFormat::Sarif => print_json(&sarif(report, file)),
+        OutputFormat::Sarif => print_json(&sarif(report, unread, file)),
     }
 }
 
 /// Converts a report to a SARIF log (OASIS, Static Analysis Results Interchange Format 2.1.0).
-fn sarif(report: &Report, config: Option<&Path>) -> Value {
+fn sarif(report: &Report, unread: &[String], config: Option<&Path>) -> Value {
     let rules: Vec<Value> = CHECKS.iter().map(sarif_rule).collect();
     let results = report.findings.iter().map(|finding| sarif_result(finding, config));
     let results: Vec<Value> = results.chain(report.skipped.iter().map(sarif_skipped)).collect();
@@ -166,9 +172,23 @@ fn sarif(report: &Report, config: Option<&Path>) -> Value {
                 "version": env!("CARGO_PKG_VERSION"),
                 "rules": rules,
             }},
+            "invocations": [sarif_invocation(unread)],
             "results": results,
         }],
     })
+}
+
+/// Builds the SARIF log of a run that failed before it had a result.
+pub(super) fn sarif_failure(reason: &str) -> Value {
+    let report = Report { findings: Vec::new(), skipped: Vec::new() };
+    sarif(&report, &[reason.to_owned()], None)
+}
+
+/// Describes whether the run could examine all files (SARIF 2.1.0, section 3.20).
+fn sarif_invocation(unread: &[String]) -> Value {
+    let notifications: Vec<Value> =
+        unread.iter().map(|reason| json!({"level": "error", "message": {"text": reason}})).collect();
+    json!({"executionSuccessful": unread.is_empty(), "toolExecutionNotifications": notifications})
 }
 
 fn sarif_rule(case: &CheckSpec) -> Value {

@@ -30,6 +30,7 @@ use std::io::{self, Write as _, stderr, stdout};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -37,10 +38,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory, FromArgMatches as _, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches as _, Parser, Subcommand};
 use data_encoding::HEXLOWER;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::app::logging::Log;
 use crate::app::reload::ConfigSource;
@@ -344,12 +346,14 @@ pub fn run(
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let command = Cli::command().color(findings::color_choice());
     let matches = command.try_get_matches_from(&arguments);
-    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
+    let parsed =
+        matches.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, MachineFormat::of(&matches))));
+    let (cli, format) = match parsed {
+        Ok(parsed) => parsed,
         // Requested help goes to standard output.
         Err(help) if help.exit_code() == 0 => {
             record_stdout_result(help.print());
-            return exit_code(flush_stdout());
+            return exit_code(flush_stdout(OutputLoss::Text));
         }
         Err(mut error) => {
             suggest_known(&mut error, &arguments);
@@ -357,8 +361,95 @@ pub fn run(
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let code = exit_code(cli.run(environment, clock_and_rng));
-    flush_stdout().map_or_else(|failure| exit_code(Err(failure)), |()| code)
+    let loss = cli.command.output_loss();
+    let done = cli.run(environment, clock_and_rng);
+    let loss = if done.is_ok() { loss } else { OutputLoss::Text };
+    if let (Err(error), Some(format)) = (&done, format)
+        && !STDOUT_USED.load(Ordering::Relaxed)
+    {
+        format.print_error(error);
+    }
+    let code = exit_code(done);
+    flush_stdout(loss).map_or_else(|failure| exit_code(Err(failure)), |()| code)
+}
+
+/// The document that `--json` or `--sarif` requests.
+#[derive(Clone, Copy)]
+enum MachineFormat {
+    Json,
+    Sarif,
+}
+
+impl MachineFormat {
+    fn of(matches: &ArgMatches) -> Option<Self> {
+        let has = |name: &str| matches!(matches.try_get_one::<bool>(name), Ok(Some(true)));
+        match matches.subcommand() {
+            Some((_, inner)) => Self::of(inner),
+            None if has("json") => Some(Self::Json),
+            None if has("sarif") => Some(Self::Sarif),
+            None => None,
+        }
+    }
+
+    /// Prints the document of a command that failed before it printed a result.
+    fn print_error(self, error: &CliError) {
+        let reason = error.summary();
+        let none = (Vec::new(), Vec::new());
+        let (problems, warnings) = match error {
+            CliError::Configuration { problems, warnings } => (problems, warnings),
+            _ => (&none.0, &none.1),
+        };
+        match self {
+            Self::Json => {
+                print_json(&json!({"ok": false, "error": reason, "problems": problems, "warnings": warnings}))
+            }
+            Self::Sarif => print_json(&findings::sarif_failure(&reason)),
+        }
+    }
+}
+
+/// What is lost if standard output can't be written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OutputLoss {
+    /// Text that the command prints again.
+    Text,
+    /// The command wrote files, which still exist.
+    TextAboutFiles,
+    /// An API key, which exists nowhere else.
+    ApiKey,
+    ApiKeyAndFiles,
+}
+
+impl OutputLoss {
+    const fn holds_api_key(self) -> bool {
+        matches!(self, Self::ApiKey | Self::ApiKeyAndFiles)
+    }
+
+    /// Describes what to do about it, for the end of a message.
+    const fn advice(self) -> &'static str {
+        match self {
+            Self::Text => "",
+            Self::TextAboutFiles => {
+                ". Files that the command wrote are there all the same: check them before you run it again"
+            }
+            Self::ApiKey => ". `tokenmint callers new` creates another API key",
+            Self::ApiKeyAndFiles => {
+                ". The files were written all the same. `tokenmint callers new` creates another API key"
+            }
+        }
+    }
+}
+
+impl Command {
+    const fn output_loss(&self) -> OutputLoss {
+        match self {
+            Self::Init(_) => OutputLoss::ApiKeyAndFiles,
+            Self::Callers(_) => OutputLoss::ApiKey,
+            Self::SalesforceMetadata(command) if command.command.writes_files() => OutputLoss::TextAboutFiles,
+            Self::Keys(command) if command.writes_files() => OutputLoss::TextAboutFiles,
+            _ => OutputLoss::Text,
+        }
+    }
 }
 
 impl Cli {
@@ -480,29 +571,32 @@ fn exit_code(done: Result<(), CliError>) -> ExitCode {
 /// The first unreported write error of this process's standard output.
 static STDOUT_ERROR: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Prints a line to standard output. A write error, except of a closed pipe, makes the command fail: [`run`] checks for it
-/// at the end.
+/// Whether anything was printed to standard output.
+static STDOUT_USED: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line to standard output. A write error makes the command fail: [`run`] checks for it at the end.
 fn print_line(text: &str) {
     record_stdout_result(writeln!(stdout(), "{text}"));
 }
 
-/// Records a write error of standard output. A closed pipe is no error.
+/// Records a write error of standard output.
 fn record_stdout_result(written: io::Result<()>) {
-    if let Err(error) = written
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
+    STDOUT_USED.store(true, Ordering::Relaxed);
+    if let Err(error) = written {
         STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 }
 
-/// Flushes standard output, and fails if anything could not be written.
-fn flush_stdout() -> Result<(), CliError> {
+/// Flushes standard output, and fails if anything could not be written. A reader that closes its pipe, for example `head`, has read
+/// enough, unless an API key is lost.
+fn flush_stdout(loss: OutputLoss) -> Result<(), CliError> {
     record_stdout_result(stdout().flush());
-    let unsaid = STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).take();
-    unsaid.map_or(Ok(()), |error| {
+    let error = STDOUT_ERROR.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let is_failure = |error: &io::Error| error.kind() != io::ErrorKind::BrokenPipe || loss.holds_api_key();
+    error.filter(is_failure).map_or(Ok(()), |error| {
         Err(CliError::Failed(format!(
-            "standard output can't be written ({error}), and the output is lost. Files were written all the same: \
-            check them before you run the command again. For a lost API key, `tokenmint callers new` creates another"
+            "standard output can't be written ({error}), and the output is lost{}",
+            loss.advice()
         )))
     })
 }

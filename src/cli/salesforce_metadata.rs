@@ -4,12 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::json;
 
-use super::{CliContext, CliError, print_json, print_line};
+use super::{CliContext, CliError, print_json, print_line, print_stderr};
 use crate::app::LoadedConfig;
-use crate::metadata::{self, ExpectedKeyset, MetadataDifference, RetrievedProject};
+use crate::metadata::{self, Component, ExpectedKeyset, MetadataDifference, RetrievedProject};
 use crate::shell;
 
 /// Write the keysets as deployable Salesforce metadata, or compare a retrieved project with them
@@ -17,15 +17,18 @@ use crate::shell;
 /// Writes a project for Salesforce's `sf` command, with a `PublicKeyCertificateSet` for each keyset that signs
 /// identity tokens. It contains the address of the JWKS if [server.public] has a `url`, otherwise the keys. The
 /// folder fragments/ contains the parts for the channel's `MessagingChannel`. --diff compares issuer and key id
-/// byte for byte, prints the differences, and exits with 1 if there are any.
+/// byte for byte, and checks each JWK like `doctor`. It prints the differences, and exits with 1 if there are any.
 #[derive(Args)]
 #[command(
+    // clap's own usage line doesn't fit a narrow terminal.
+    override_usage = "tokenmint salesforce-metadata [OPTIONS]",
+    group = ArgGroup::new("task").args(["out", "diff"]).required(true).multiple(true),
     after_help = "Example: tokenmint salesforce-metadata --out salesforce && cd salesforce && sf project deploy \
      start\n         tokenmint salesforce-metadata --diff ../salesforce-project"
 )]
 pub(super) struct SalesforceMetadataCommand {
     /// Write the project here
-    #[arg(long, value_name = "DIR", required_unless_present = "diff")]
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Compare this project, which `sf project retrieve start` has written
     #[arg(long, value_name = "DIR")]
@@ -66,7 +69,8 @@ impl SalesforceMetadataCommand {
         };
         let differences = match &self.diff {
             Some(folder) => {
-                metadata::differences(&sets, &RetrievedProject::read(folder).map_err(CliError::Failed)?)
+                let retrieved = RetrievedProject::read(folder).map_err(CliError::Failed)?;
+                metadata::differences(&sets, &retrieved, now)
             }
             None => Vec::new(),
         };
@@ -78,6 +82,10 @@ impl SalesforceMetadataCommand {
             self.print_summary(&written, &differences);
         }
         if differences.is_empty() { Ok(()) } else { Err(CliError::ProblemsFound) }
+    }
+
+    pub(crate) const fn writes_files(&self) -> bool {
+        self.out.is_some()
     }
 
     /// Returns the address at which Salesforce fetches the keys, if there is one and --upload isn't set.
@@ -96,14 +104,25 @@ impl SalesforceMetadataCommand {
     fn write(&self, sets: &[ExpectedKeyset], folder: &Path) -> Result<Vec<PathBuf>, CliError> {
         let mut written = Vec::new();
         for component in metadata::build_project(sets, self.configuration_name.as_deref()) {
-            let path = folder.join(component.path);
-            if component.only_if_absent && path.exists() {
-                continue;
+            written.extend(write_component(folder, component)?);
+        }
+        let project = RetrievedProject::read_keys(folder).map_err(CliError::Failed)?;
+        for file in project.stale_sets(sets) {
+            print_stderr(&format!(
+                "warning: {} is of another run, and this configuration has no such keyset. If the keyset is gone, \
+                 delete it in Salesforce, and then this file",
+                folder.join(file).display()
+            ));
+        }
+        for component in project.deactivate_stale_keys(sets) {
+            let path = write_component(folder, component)?;
+            if let Some(path) = &path {
+                print_stderr(&format!(
+                    "{}: this key isn't published any more, and is written as inactive",
+                    path.display()
+                ));
             }
-            let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", path.display()));
-            fs::create_dir_all(path.parent().unwrap_or(folder)).map_err(failed)?;
-            fs::write(&path, component.text).map_err(failed)?;
-            written.push(path);
+            written.extend(path);
         }
         Ok(written)
     }
@@ -132,6 +151,18 @@ impl SalesforceMetadataCommand {
     }
 }
 
+/// Writes a component below `folder`, and returns its path. Returns `None` if an existing file is kept.
+fn write_component(folder: &Path, component: Component) -> Result<Option<PathBuf>, CliError> {
+    let path = folder.join(component.path);
+    if component.only_if_absent && path.exists() {
+        return Ok(None);
+    }
+    let failed = |error: std::io::Error| CliError::Failed(format!("{}: {error}", path.display()));
+    fs::create_dir_all(path.parent().unwrap_or(folder)).map_err(failed)?;
+    fs::write(&path, component.text).map_err(failed)?;
+    Ok(Some(path))
+}
+
 fn describe_difference(
     MetadataDifference { file, field, configured, retrieved, in_what }: &MetadataDifference,
 ) -> String {
@@ -140,6 +171,7 @@ fn describe_difference(
         (Some(configured), Some(retrieved)) => {
             format!("{field} is `{}`, and `{configured}` here", crate::doctor::escape_and_truncate(retrieved))
         }
+        (Some(configured), None) if *field == "jsonWebKey" => format!("{field} of `{configured}` is wrong"),
         (Some(configured), None) => format!("no {field} for `{configured}`"),
         (None, retrieved) => {
             let retrieved = crate::doctor::escape_and_truncate(retrieved.as_deref().unwrap_or_default());

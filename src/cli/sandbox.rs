@@ -11,7 +11,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{CliContext, CliError, flush_stdout, parse_tcp_address, print_json, print_line, print_stderr};
+use super::{
+    CliContext, CliError, OutputLoss, flush_stdout, parse_tcp_address, print_json, print_line, print_stderr,
+};
 use crate::app::{self, LoadedConfig};
 use crate::clock::UnixTime;
 use crate::config::salesforce::{HostKind, SalesforceHost};
@@ -87,7 +89,7 @@ impl SandboxCommand {
             .map_err(|error| CliError::Failed(format!("can't listen on {}: {error}", self.listen)))?;
         let url = format!("http://{}", listener.local_addr().map_err(CliError::failed)?);
         self.print_instructions(config, &org, &url);
-        flush_stdout()?;
+        flush_stdout(OutputLoss::Text)?;
         let sandbox = Sandbox::new(org, context.clock_and_rng.clock.clone(), Settings::default());
         let stop = CancellationToken::new();
         tokio::select! {

@@ -1,6 +1,6 @@
 //! Parses the address that a listener binds: a TCP host and port, or the path of a Unix domain socket.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The address that a listener binds.
@@ -29,6 +29,26 @@ impl ListenAddress {
     }
 }
 
+impl ListenAddress {
+    /// Whether two listeners can't bind both addresses. `0.0.0.0` covers every IPv4 address, and `[::]` covers every address. The
+    /// kernel chooses another port for each port 0.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(two)) => {
+                let covers = |one: IpAddr, two: IpAddr| {
+                    one.is_unspecified() && (one.is_ipv6() || two.to_canonical().is_ipv4())
+                };
+                let (a, b) = (one.ip(), two.ip());
+                one.port() == two.port()
+                    && one.port() != 0
+                    && (a.to_canonical() == b.to_canonical() || covers(a, b) || covers(b, a))
+            }
+            (Self::Unix(one), Self::Unix(two)) => one == two,
+            _ => false,
+        }
+    }
+}
+
 impl Default for ListenAddress {
     fn default() -> Self {
         Self::Tcp(SocketAddr::from(([127, 0, 0, 1], 8080)))
@@ -40,6 +60,34 @@ impl std::fmt::Display for ListenAddress {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_one_host_cannot_bind_both_overlap() {
+        for (one, two, overlap) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("localhost:80", "0.0.0.0:80", true),
+            ("0.0.0.0:80", "[::]:80", true),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("127.0.0.1:80", "0.0.0.0:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("0.0.0.0:0", "0.0.0.0:0", false),
+            ("unix:a", "unix:a", true),
+            ("unix:a", "unix:b", false),
+            ("unix:a", "0.0.0.0:80", false),
+        ] {
+            let [first, second] =
+                [one, two].map(|text| ListenAddress::parse(text, Path::new("/")).expect("an address"));
+            assert_eq!(first.overlaps(&second), overlap, "{one} and {two}");
+            assert_eq!(second.overlaps(&first), overlap, "{two} and {one}");
         }
     }
 }

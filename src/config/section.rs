@@ -188,7 +188,8 @@ impl<'a> Section<'a> {
             ConfigValue::Text(text) | ConfigValue::Untyped(text) => paste_artifact(name, text),
             _ => None,
         };
-        leftover.map_or_else(|| parse(node), Err).map_err(|message| self.problem(name, message)).ok()
+        let parsed = leftover.map_or_else(|| parse(node), Err);
+        parsed.map_err(|message| self.problem(name, adapt_example(node, message))).ok()
     }
 
     /// Like [`optional`](Self::optional), but an absent value is reported too.
@@ -303,18 +304,36 @@ impl<'a> Section<'a> {
 
     /// Returns a path. A relative path starts at the folder of the configuration file.
     pub(crate) fn path(&self, name: &'static str) -> Option<UnverifiedPath> {
+        if let ConfigValue::Text(text) | ConfigValue::Untyped(text) = &self.node(name)?.value
+            && text.contains("-----BEGIN ")
+        {
+            let inline = name.strip_suffix("_file").filter(|inline| self.schema.key(inline).is_some());
+            let advice = inline.map(|inline| format!(", or set `{inline}`")).unwrap_or_default();
+            self.problem(name, format!("holds PEM text instead of a path: name its file{advice}"));
+            return None;
+        }
         let written = self.optional(name, parse_string)?;
         if written.is_empty() {
             self.problem(name, "must not be empty: give a path");
             return None;
         }
-        Some(UnverifiedPath::new(self.diagnostics.base.join(written.as_str()), &self.origin_of(name)))
+        let path = UnverifiedPath::new(self.diagnostics.base.join(written.as_str()), &self.origin_of(name));
+        if written.starts_with(['~', '$']) && !path.exists() {
+            self.problem(name, "begins with `~` or `$`, which tokenmint doesn't expand: write the path out");
+            return None;
+        }
+        Some(path)
     }
 
     /// Returns PEM text without checking it for stray characters: the PEM parser handles text around the block.
     pub(crate) fn pem(&self, name: &'static str) -> Option<SecretString> {
-        let pem = parse_string(self.node(name)?).map_err(|message| self.problem(name, message));
-        pem.ok().map(|text| SecretString::from(text.as_str()))
+        let pem = parse_string(self.node(name)?).map_err(|message| self.problem(name, message)).ok()?;
+        let may_be_path = !pem.is_empty() && !pem.contains('\n');
+        if may_be_path && self.diagnostics.base.join(pem.as_str()).is_file() {
+            self.problem(name, format!("holds the path of a file instead of PEM text: set `{name}_file`"));
+            return None;
+        }
+        Some(SecretString::from(pem.as_str()))
     }
 
     /// Returns a secret given as `name`, or in a file as `name_file`. Giving both is an error. One trailing newline
@@ -415,6 +434,15 @@ impl<'a> Section<'a> {
                 Vec::new()
             }
         }
+    }
+}
+
+/// Removes the quotes of the examples in a message about a value from the environment, where quotes would be part of the value.
+/// Those inside a list stay.
+fn adapt_example(node: &ConfigNode, message: String) -> String {
+    match node.value {
+        ConfigValue::Untyped(_) if !message.contains("[\"") => message.replace('"', ""),
+        _ => message,
     }
 }
 

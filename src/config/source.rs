@@ -70,13 +70,18 @@ impl FromIterator<(OsString, OsString)> for Environment {
     }
 }
 
+const IS_UTF16: &str = "it contains NUL characters, or is UTF-16 text: save it as UTF-8";
+
 /// Reads a text file that may contain secrets. The buffer is zeroized when it is dropped.
 pub(crate) fn read_file(path: &Path) -> io::Result<Zeroizing<String>> {
     let mut bytes =
         OpenedFile::open(path).and_then(|file| file.read(MAX_FILE_SIZE)).map_err(io::Error::from)?;
     String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
-        error.into_bytes().zeroize();
-        io::Error::new(io::ErrorKind::InvalidData, "it isn't UTF-8 text")
+        let mut bytes = error.into_bytes();
+        let is_utf16 = matches!(bytes.as_slice(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..]);
+        bytes.zeroize();
+        let message = if is_utf16 { IS_UTF16 } else { "it isn't UTF-8 text" };
+        io::Error::new(io::ErrorKind::InvalidData, message)
     })
 }
 
@@ -114,6 +119,8 @@ pub struct Problem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum WarningCode {
+    /// A caller may use no profile.
+    AllowsNothing,
     /// The `audience` of an OAuth profile can't be one that Salesforce accepts.
     Audience,
     CallerCredential,
@@ -209,6 +216,11 @@ impl ConfigValue {
 
 /// Parses TOML. `name` is what messages call the file.
 pub(crate) fn parse_toml(name: &str, text: &str) -> Result<ConfigNode, Vec<Problem>> {
+    // UTF-16 without a byte order mark is valid UTF-8 if its characters are ASCII. Each NUL would be an error of its own.
+    if text.contains('\0') {
+        let message = format!("isn't TOML: {IS_UTF16}");
+        return Err(vec![Problem::new("", name, message)]);
+    }
     let lines = LineIndex::new(name, text);
     let (table, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {

@@ -51,6 +51,16 @@ pub(crate) fn backquoted_list<T: AsRef<str>>(names: impl IntoIterator<Item = T>)
     names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
+/// A configured user name for a message. Text that hasn't the form `NAME@HOST.DOMAIN` may be a password in the wrong place.
+pub(crate) fn shown_user_name(name: &str) -> &str {
+    let is_user = |user: &str| !user.is_empty() && !user.contains(|c: char| c.is_whitespace() || c == '=');
+    let fits = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-');
+    let is_shown = name
+        .split_once('@')
+        .is_some_and(|(user, domain)| is_user(user) && domain.contains('.') && domain.chars().all(fits));
+    if is_shown { name } else { "not shown, because it may be a secret" }
+}
+
 type Normalizer = fn(&str) -> String;
 
 /// Differences that a person overlooks in an issuer or a key id: the name of each, and a function that removes it.

@@ -152,6 +152,8 @@ pub(crate) fn decode_key_text(bytes: &[u8]) -> Result<&str, UnreadableKey> {
     let other = || match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => UnreadableKey::Utf16("UTF-16"),
         [0xfe, 0xed, 0xfe, 0xed, ..] | [0xce, 0xce, 0xce, 0xce, ..] => UnreadableKey::JavaKeystore,
+        // A file system may fill a file with zeros after a crash.
+        [0, 0, ..] => UnreadableKey::Binary,
         [_, 0, _, 0, ..] => UnreadableKey::Utf16("UTF-16LE"),
         [0, _, 0, _, ..] => UnreadableKey::Utf16("UTF-16BE"),
         _ => match DerKind::of(bytes) {

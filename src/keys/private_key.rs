@@ -42,9 +42,9 @@ pub enum PrivateKeyError {
     #[error("{0}; make another with `tokenmint keys new`")]
     Weak(KeyWeakness),
     #[error(
-        "its numbers don't belong together ({0}), so it is corrupt; restore it, or make another with `tokenmint keys new`"
+        "its numbers don't belong together, so it is corrupt; restore it, or make another with `tokenmint keys new`"
     )]
-    Inconsistent(KeyRejected),
+    Inconsistent(#[source] KeyRejected),
     #[error("the cryptographic library refuses it ({0}); make another with `tokenmint keys new`")]
     Library(String),
     #[error("its own signature doesn't verify, so it is corrupt; restore it, or make another")]

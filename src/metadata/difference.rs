@@ -1,6 +1,6 @@
 //! Compares a retrieved project with the configuration. Issuers and key ids must match byte for byte.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -9,8 +9,11 @@ use serde::Serialize;
 use super::types::{
     AuthMode, CertificateSetType, MessagingChannel, PublicKeyCertificate, PublicKeyCertificateSet,
 };
-use super::{ExpectedKey, ExpectedKeyset};
-use crate::doctor::{JwkDocument, lookalike_difference};
+use super::{Component, ExpectedKey, ExpectedKeyset};
+use crate::clock::UnixTime;
+use crate::doctor::{
+    CheckInput, CheckOutcome, ConfigView, GivenArtifacts, JwkDocument, lookalike_difference, run_checks,
+};
 
 /// One difference between the retrieved project and the configuration.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -46,12 +49,24 @@ impl RetrievedProject {
     /// # Errors
     /// A file can't be read or parsed; the message names it.
     pub(crate) fn read(folder: &Path) -> Result<Self, String> {
+        Self::read_kinds(folder, &["PublicKeyCertificateSet", "PublicKeyCertificate", "messagingChannel"])
+    }
+
+    /// Like [`read`](Self::read), without the channels.
+    ///
+    /// # Errors
+    /// A file can't be read or parsed; the message names it.
+    pub(crate) fn read_keys(folder: &Path) -> Result<Self, String> {
+        Self::read_kinds(folder, &["PublicKeyCertificateSet", "PublicKeyCertificate"])
+    }
+
+    fn read_kinds(folder: &Path, kinds: &[&str]) -> Result<Self, String> {
         let mut retrieved = Self::default();
-        retrieved.read_folder(folder, folder)?;
+        retrieved.read_folder(folder, folder, kinds)?;
         Ok(retrieved)
     }
 
-    fn read_folder(&mut self, root: &Path, folder: &Path) -> Result<(), String> {
+    fn read_folder(&mut self, root: &Path, folder: &Path, kinds: &[&str]) -> Result<(), String> {
         let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
         let entries = fs::read_dir(folder).map_err(failed)?;
         for entry in entries {
@@ -59,14 +74,14 @@ impl RetrievedProject {
             let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             if entry.file_type().map_err(failed)?.is_dir() {
                 if !name.starts_with('.') && name != "node_modules" {
-                    self.read_folder(root, &path)?;
+                    self.read_folder(root, &path, kinds)?;
                 }
                 continue;
             }
             let Some((name, kind)) = name.strip_suffix("-meta.xml").unwrap_or(&name).rsplit_once('.') else {
                 continue;
             };
-            if !matches!(kind, "PublicKeyCertificateSet" | "PublicKeyCertificate" | "messagingChannel") {
+            if !kinds.contains(&kind) {
                 continue;
             }
             let file = path.strip_prefix(root).unwrap_or(&path).display().to_string();
@@ -117,6 +132,54 @@ impl RetrievedProject {
             .or_else(|| find(&issued))
     }
 
+    /// Returns the sets that `is_ours` doesn't accept by their API name.
+    fn foreign_sets(
+        &self,
+        is_ours: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = &RetrievedComponent<PublicKeyCertificateSet>> {
+        self.sets.iter().filter(move |(name, _)| !is_ours(name)).map(|(_, set)| set)
+    }
+
+    /// Returns the active keys that no foreign set refers to.
+    fn own_active_keys(
+        &self,
+        is_ours: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = (&String, &RetrievedComponent<PublicKeyCertificate>)> {
+        let foreign: BTreeSet<&str> = self
+            .foreign_sets(is_ours)
+            .flat_map(|set| &set.component.keys)
+            .map(|key| key.public_key_certificate.as_str())
+            .collect();
+        self.keys
+            .iter()
+            .filter(move |(name, key)| key.component.is_active && !foreign.contains(name.as_str()))
+    }
+
+    /// Returns the key files of an earlier run whose keys `sets` don't publish any more, rewritten as inactive. Keys that another
+    /// set of the project refers to stay, because several configurations may write to one project.
+    pub(crate) fn deactivate_stale_keys(self, sets: &[ExpectedKeyset]) -> Vec<Component> {
+        let uploaded = || sets.iter().filter(|set| set.endpoint.is_none()).flat_map(|set| &set.keys);
+        let is_stale = |name: &str| !uploaded().any(|key| key.name == name);
+        let stale: BTreeSet<String> = self
+            .own_active_keys(|name| sets.iter().any(|set| set.name == name))
+            .filter(|(name, key)| key.component.is_own() && is_stale(name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let keys = self.keys.into_iter().filter(|(name, _)| stale.contains(name));
+        keys.map(|(_, RetrievedComponent { file, component })| Component {
+            path: file.into(),
+            text: component.deactivated().to_xml(),
+            only_if_absent: false,
+        })
+        .collect()
+    }
+
+    /// Returns the files of sets that an earlier run wrote and that `sets` don't have.
+    pub(crate) fn stale_sets(&self, sets: &[ExpectedKeyset]) -> Vec<&str> {
+        let foreign = self.foreign_sets(|name| sets.iter().any(|set| set.name == name));
+        foreign.filter(|set| set.component.is_own()).map(|set| set.file.as_str()).collect()
+    }
+
     /// Returns the keys that a set refers to, as far as the project contains them.
     fn keys_of<'a>(
         &'a self,
@@ -149,12 +212,45 @@ fn is_same_key(found: &RetrievedComponent<PublicKeyCertificate>, expected_key: &
         || numbers_of(&theirs) == numbers_of(&expected_jwk(expected_key))
 }
 
-/// Lists all differences between `retrieved` and the configuration.
+/// Lists all differences between `retrieved` and the configuration, and the faults of its JWKs at `now`.
 pub(crate) fn differences(
     expected: &[ExpectedKeyset],
     retrieved: &RetrievedProject,
+    now: UnixTime,
 ) -> Vec<MetadataDifference> {
-    expected.iter().flat_map(|set| compare_set(set, retrieved)).collect()
+    let mut found: Vec<MetadataDifference> =
+        expected.iter().flat_map(|set| compare_set(set, retrieved, now)).collect();
+    found.extend(unpublished_keys(expected, retrieved));
+    found
+}
+
+/// Lists the active keys in no set of the project that the configuration doesn't publish. A deployment leaves them active.
+fn unpublished_keys(expected: &[ExpectedKeyset], retrieved: &RetrievedProject) -> Vec<MetadataDifference> {
+    let in_a_set: BTreeSet<&str> = retrieved
+        .foreign_sets(|_| false)
+        .flat_map(|set| &set.component.keys)
+        .map(|key| key.public_key_certificate.as_str())
+        .collect();
+    let is_published = |key: &RetrievedComponent<PublicKeyCertificate>| {
+        expected.iter().flat_map(|set| &set.keys).any(|expected_key| is_same_key(key, expected_key))
+    };
+    retrieved
+        .keys
+        .iter()
+        .filter(|(name, key)| key.component.is_active && !in_a_set.contains(name.as_str()))
+        .filter(|(_, key)| !is_published(key))
+        .map(|(_, key)| unpublished_key(key))
+        .collect()
+}
+
+fn unpublished_key(key: &RetrievedComponent<PublicKeyCertificate>) -> MetadataDifference {
+    MetadataDifference {
+        file: key.file.clone(),
+        field: "kid",
+        configured: None,
+        retrieved: Some(kid_of(&retrieved_jwk(key)).unwrap_or_default().to_owned()),
+        in_what: None,
+    }
 }
 
 fn differs(file: &str, field: &'static str, configured: &str, retrieved: &str) -> Option<MetadataDifference> {
@@ -172,7 +268,11 @@ fn missing(file: &str, field: &'static str, configured: &str) -> MetadataDiffere
     MetadataDifference { file: file.to_owned(), field, configured, retrieved: None, in_what: None }
 }
 
-fn compare_set(expected: &ExpectedKeyset, retrieved: &RetrievedProject) -> Vec<MetadataDifference> {
+fn compare_set(
+    expected: &ExpectedKeyset,
+    retrieved: &RetrievedProject,
+    now: UnixTime,
+) -> Vec<MetadataDifference> {
     let Some((name, RetrievedComponent { file, component: set })) = retrieved.find_set(expected) else {
         return vec![missing("", "PublicKeyCertificateSet", &expected.name)];
     };
@@ -186,7 +286,7 @@ fn compare_set(expected: &ExpectedKeyset, retrieved: &RetrievedProject) -> Vec<M
     .flatten()
     .collect();
     match (set.kind, &expected.endpoint) {
-        (CertificateSetType::Jwks, _) => found.extend(compare_keys(expected, file, set, retrieved)),
+        (CertificateSetType::Jwks, _) => found.extend(compare_keys(expected, file, set, retrieved, now)),
         (CertificateSetType::JwksUrl, Some(endpoint)) => {
             let theirs = set.jwks_end_point.as_deref().unwrap_or_default();
             found.extend(differs(file, "jwksEndPoint", endpoint, theirs));
@@ -202,6 +302,7 @@ fn compare_keys(
     file: &str,
     set: &PublicKeyCertificateSet,
     retrieved: &RetrievedProject,
+    now: UnixTime,
 ) -> Vec<MetadataDifference> {
     let mut found = Vec::new();
     let mut others: Vec<(&String, &RetrievedComponent<PublicKeyCertificate>)> =
@@ -219,23 +320,12 @@ fn compare_keys(
         let (_, theirs) = others.remove(at);
         let document = retrieved_jwk(theirs);
         found.extend(differs(&theirs.file, "kid", &key.kid, kid_of(&document).unwrap_or_default()));
-        if numbers_of(&document) != numbers_of(&expected_jwk(key)) {
-            found.push(MetadataDifference {
-                in_what: Some("another key".to_owned()),
-                ..missing(&theirs.file, "jsonWebKey", &key.kid)
-            });
-        }
+        found.extend(compare_jwk(key, &theirs.file, document, now));
         if !theirs.component.is_active {
             found.extend(differs(&theirs.file, "isActive", "true", "false"));
         }
     }
-    found.extend(others.into_iter().map(|(_, theirs)| MetadataDifference {
-        file: theirs.file.clone(),
-        field: "kid",
-        configured: None,
-        retrieved: Some(kid_of(&retrieved_jwk(theirs)).unwrap_or_default().to_owned()),
-        in_what: None,
-    }));
+    found.extend(others.into_iter().map(|(_, theirs)| unpublished_key(theirs)));
     let absent = set.keys.iter().filter(|key| !retrieved.keys.contains_key(&key.public_key_certificate));
     found.extend(absent.map(|key| MetadataDifference {
         in_what: Some("the project hasn't that PublicKeyCertificate: retrieve it too".to_owned()),
@@ -243,6 +333,45 @@ fn compare_keys(
         configured: None,
         ..missing(file, "publicKeyCertificate", "")
     }));
+    found
+}
+
+/// Compares the members of a JWK except `kid`, and lists the faults that the doctor finds in it.
+fn compare_jwk(
+    expected: &ExpectedKey,
+    file: &str,
+    document: JwkDocument,
+    now: UnixTime,
+) -> Vec<MetadataDifference> {
+    let ours = expected_jwk(expected);
+    let member = |document: &JwkDocument, name: &str| {
+        document.keys.first().and_then(|jwk| jwk.text(name)).unwrap_or_default().to_owned()
+    };
+    let differs_in = |name: &'static str| differs(file, name, &member(&ours, name), &member(&document, name));
+    let mut found: Vec<MetadataDifference> =
+        ["kty", "use", "alg"].into_iter().filter_map(differs_in).collect();
+    let fault = |in_what: String| MetadataDifference {
+        in_what: Some(in_what),
+        ..missing(file, "jsonWebKey", &expected.kid)
+    };
+    let is_another_key = numbers_of(&document) != numbers_of(&ours);
+    if is_another_key {
+        found.push(fault("another key".to_owned()));
+    }
+    let given = GivenArtifacts { jwks: vec![document], ..GivenArtifacts::default() };
+    let input = CheckInput { now, configured: ConfigView::default(), given, probe_results: None };
+    let has_reported_cause = |check: &str| {
+        // A certificate of ours beside the number of another key follows from that number.
+        check == "key-pair" && is_another_key
+            || check == "jwk-members" && found.iter().any(|reported| reported.field != "jsonWebKey")
+    };
+    let faults: Vec<MetadataDifference> = run_checks(&input)
+        .findings
+        .into_iter()
+        .filter(|finding| finding.outcome == CheckOutcome::Fail && !has_reported_cause(finding.check))
+        .map(|finding| fault(finding.seen))
+        .collect();
+    found.extend(faults);
     found
 }
 

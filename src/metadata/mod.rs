@@ -156,7 +156,7 @@ pub(crate) fn build_project(sets: &[ExpectedKeyset], configuration: Option<&str>
         }
         let component = PublicKeyCertificateSet {
             xmlns: NAMESPACE.to_owned(),
-            description: Some("Made by tokenmint from its configuration".to_owned()),
+            description: Some(types::DESCRIPTION.to_owned()),
             jwks_end_point: set.endpoint.clone(),
             jwt_issuer: set.issuer.clone(),
             master_label: set.name.clone(),

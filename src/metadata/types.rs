@@ -1,5 +1,6 @@
 //! The metadata types as XML. Elements of a retrieved file that these types don't have are ignored.
 
+use quick_xml::events::Event;
 use quick_xml::se::Serializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,10 +8,49 @@ use serde_json::Value;
 use super::API_VERSION;
 
 pub(crate) const NAMESPACE: &str = "http://soap.sforce.com/2006/04/metadata";
+/// The description of the components that tokenmint writes. It tells them from others in the same project.
+pub(super) const DESCRIPTION: &str = "Made by tokenmint from its configuration";
 
 #[derive(Debug, thiserror::Error)]
-#[error("isn't the metadata that its name says: {0}")]
-pub(crate) struct InvalidMetadata(#[from] quick_xml::DeError);
+pub(crate) enum InvalidMetadata {
+    #[error("isn't the metadata that its name says: {0}")]
+    Xml(#[from] quick_xml::DeError),
+    #[error("has the root element `{found}`, and its name says {expected}")]
+    RootElement { found: String, expected: &'static str },
+    #[error("has more than one root element")]
+    SecondRoot,
+}
+
+/// Checks that the document has one root element, with the name `expected`. The deserializer ignores that name, and what follows
+/// the element.
+fn check_root(text: &str, expected: &'static str) -> Result<(), InvalidMetadata> {
+    let mut reader = quick_xml::Reader::from_str(text);
+    let (mut depth, mut roots) = (0_usize, 0_usize);
+    loop {
+        let (start, opens) = match reader.read_event().map_err(quick_xml::DeError::from)? {
+            Event::Start(start) => (start, 1),
+            Event::Empty(start) => (start, 0),
+            Event::End(_) => {
+                depth = depth.saturating_sub(1);
+                continue;
+            }
+            Event::Eof => return Ok(()),
+            _ => continue,
+        };
+        if depth == 0 {
+            roots += 1;
+            let found = start.local_name();
+            if found.as_ref() != expected {
+                let found = crate::doctor::escape_and_truncate(found.as_ref());
+                return Err(InvalidMetadata::RootElement { found, expected });
+            }
+            if roots > 1 {
+                return Err(InvalidMetadata::SecondRoot);
+            }
+        }
+        depth += opens;
+    }
+}
 
 /// A keyset in Salesforce Setup.
 #[derive(Serialize, Deserialize)]
@@ -48,6 +88,13 @@ pub(super) enum CertificateSetType {
     JwksUrl,
 }
 
+impl PublicKeyCertificateSet {
+    /// Whether tokenmint wrote it.
+    pub(crate) fn is_own(&self) -> bool {
+        self.description.as_deref() == Some(DESCRIPTION)
+    }
+}
+
 impl CertificateSetType {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -79,11 +126,20 @@ impl PublicKeyCertificate {
     pub(crate) fn new(kid: &str, jwk: &Value) -> Self {
         Self {
             xmlns: NAMESPACE.to_owned(),
-            description: Some("Made by tokenmint from its configuration".to_owned()),
+            description: Some(DESCRIPTION.to_owned()),
             is_active: true,
             json_web_key: format!("{jwk:#}"),
             master_label: kid.chars().take(80).collect(),
         }
+    }
+
+    /// Whether tokenmint wrote it.
+    pub(crate) fn is_own(&self) -> bool {
+        self.description.as_deref() == Some(DESCRIPTION)
+    }
+
+    pub(crate) fn deactivated(self) -> Self {
+        Self { is_active: false, ..self }
     }
 }
 
@@ -132,7 +188,7 @@ pub(super) enum AuthorizationType {
 }
 
 macro_rules! impl_xml {
-    ($($kind:ty),*) => {
+    ($($kind:ident),*) => {
         $(impl $kind {
             pub(crate) fn to_xml(&self) -> String {
                 to_xml(self)
@@ -141,8 +197,9 @@ macro_rules! impl_xml {
             /// Parses the XML.
             ///
             /// # Errors
-            /// The XML is malformed, or an element is missing.
+            /// The XML is malformed, its root is another element, or an element is missing.
             pub(crate) fn read(text: &str) -> Result<Self, InvalidMetadata> {
+                check_root(text, stringify!($kind))?;
                 Ok(quick_xml::de::from_str(text)?)
             }
         })*

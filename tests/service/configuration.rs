@@ -4,7 +4,7 @@ use crate::support::{KEYS, Running, Workspace, configuration, signal};
 use crate::tls::certificates;
 
 /// Each row: a change of a good configuration, the field of the error, and a part of the message.
-const BAD: [(&str, &str, &str, &str); 74] = [
+const BAD: [(&str, &str, &str, &str); 77] = [
     // [server]
     ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "\":8080\"", "server.listen", "address and a port"),
@@ -59,6 +59,19 @@ const BAD: [(&str, &str, &str, &str); 74] = [
         "server.ops",
         "must not face the internet",
     ),
+    (
+        "[server]\n",
+        "[server]\npublic.listen = \"127.0.0.1:1\"\nops.listen = \"0.0.0.0:1\"\n",
+        "server.ops",
+        "must not face the internet",
+    ),
+    (
+        "\"127.0.0.1:0\"",
+        "\"127.0.0.1:1\"\nops.listen = \"[::]:1\"",
+        "server.ops",
+        "one address covers the other",
+    ),
+    ("issuer = \"intercom.com", "issuer = \"FOO=intercom.com", "identity.web.issuer", "begins with a name"),
     (
         "[server]\n",
         "[server]\ntls.certificate_file = \"tls.crt\"\n",
@@ -402,6 +415,91 @@ fn a_key_can_stand_in_the_configuration_itself() {
     assert_eq!(ran.code(), 64);
     assert!(ran.stderr.contains("keysets.web.key (tokenmint.toml line "), "{}", ran.stderr);
     assert!(!ran.stderr.contains("canary"), "{}", ran.stderr);
+}
+
+/// Each row: settings of a keyset, the field of the one problem, and a part of its message.
+#[test]
+fn a_mistaken_source_of_a_key_is_one_problem_that_says_what_to_do() {
+    let workspace = Workspace::new();
+    let pem = &KEYS.web;
+    workspace.write("empty.pass", "");
+    workspace.write("bom.pass", "\u{feff}word");
+    let encrypted = "kid = \"K\"\nkey_file = \"encrypted.key\"\n";
+    let key = KEYS.web.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    workspace.write_key("encrypted.key", &key);
+    for (settings, field, expected) in [
+        (
+            format!("kid = \"K\"\nkey_file = \"\"\"{pem}\"\"\"\n"),
+            "key_file",
+            "holds PEM text instead of a path",
+        ),
+        (
+            "kid = \"K\"\nkey = \"keys/web/WebAppKey1.key\"\n".to_owned(),
+            "key",
+            "holds the path of a file instead of PEM text: set `key_file`",
+        ),
+        ("directory = \"keys/web/WebAppKey1.key\"\n".to_owned(), "directory", "must be a directory"),
+        ("directory = \"~/keys\"\n".to_owned(), "directory", "doesn't expand"),
+        ("directory = \"$HOME/keys\"\n".to_owned(), "directory", "doesn't expand"),
+        (format!("{encrypted}passphrase_file = \"empty.pass\"\n"), "passphrase_file", "is empty"),
+        (format!("{encrypted}passphrase_file = \"bom.pass\"\n"), "passphrase_file", "byte order mark"),
+    ] {
+        workspace.configure(&configuration().replacen("directory = \"keys/web\"\n", &settings, 1));
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64, "{settings}");
+        let problems: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("keysets.")).collect();
+        assert!(ran.stderr.contains("bad configuration: 1 problem\n"), "{}", ran.stderr);
+        let [problem] = problems.as_slice() else { panic!("{expected}: {problems:#?}") };
+        assert!(
+            problem.starts_with(&format!("keysets.web.{field} (")) && problem.contains(expected),
+            "{problem}"
+        );
+        assert!(!ran.stderr.contains("MII"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_configuration_in_utf_16_is_one_problem() {
+    let workspace = Workspace::new();
+    let utf16 = |with_bom: bool, to_bytes: fn(u16) -> [u8; 2]| {
+        let bom = with_bom.then_some('\u{feff}');
+        let text: String = bom.into_iter().chain(configuration().chars()).collect();
+        text.encode_utf16().flat_map(to_bytes).collect::<Vec<u8>>()
+    };
+    for bytes in [
+        utf16(true, u16::to_be_bytes),
+        utf16(true, u16::to_le_bytes),
+        utf16(false, u16::to_be_bytes),
+        utf16(false, u16::to_le_bytes),
+    ] {
+        std::fs::write(workspace.path("tokenmint.toml"), bytes).expect("writable");
+        let ran = workspace.run(&["check"]);
+        assert_eq!(ran.code(), 64);
+        assert!(ran.stderr.contains("UTF-16 text: save it as UTF-8"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("bad configuration: 1 problem\n"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn the_example_for_a_variable_has_no_quotes() {
+    let ran = Workspace::new().set("TOKENMINT_IDENTITY__WEB__TTL", "3600").run(&["check"]);
+    assert!(ran.stderr.contains("must be a duration, for example 90s, 55m or 24h"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_caller_that_can_never_get_a_token_is_warned_of() {
+    let workspace = Workspace::new();
+    let more =
+        format!("[callers.none]\napi_key_sha256 = [\"{}\"]\nallow = []\n", crate::support::sha256_hex(""));
+    workspace.configure(&(configuration() + &more));
+    let ran = workspace.run(&["check"]);
+    assert_eq!(ran.code(), 0, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("callers.none.api_key_sha256") && ran.stderr.contains("an empty text"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stderr.contains("callers.none.allow") && ran.stderr.contains("no token"), "{}", ran.stderr);
 }
 
 #[test]

@@ -280,6 +280,117 @@ fn retrieved_uploaded_keys_are_compared_byte_for_byte() {
     }
 }
 
+/// Replaces the JWK of the uploaded key by `change` of it, and returns the differences as text.
+fn with_jwk(change: impl Fn(&mut Value)) -> String {
+    let workspace = retrieved(&["--upload"]);
+    let text = read(&workspace, KEY);
+    let (before, rest) = text.split_once("<jsonWebKey>").expect("a JWK");
+    let (jwk, after) = rest.split_once("</jsonWebKey>").expect("a JWK");
+    let mut jwk = serde_json::from_str(jwk).expect("JSON");
+    change(&mut jwk);
+    workspace.write(&format!("project/{KEY}"), &format!("{before}<jsonWebKey>{jwk}</jsonWebKey>{after}"));
+    let ran = workspace.run(&["salesforce-metadata", "--upload", "--diff", "project"]);
+    assert_eq!(ran.code(), i32::from(!ran.stdout.contains("matches")), "{}", ran.stdout);
+    ran.stdout
+}
+
+/// Salesforce accepts an upload that no token then verifies with.
+#[test]
+fn a_retrieved_jwk_is_compared_member_by_member_and_checked_like_the_doctor_does() {
+    let unchanged = with_jwk(|_| {});
+    assert!(unchanged.contains("matches the configuration"), "{unchanged}");
+    let other = PAIRS[1].jwk("Key1")["x5c"].clone();
+    let garbled = |jwk: &mut Value| {
+        let text = jwk["x5c"][0].as_str().expect("text").replacen("MII", "MIIX", 1);
+        jwk["x5c"][0] = json!(text);
+    };
+    let wrapped = |jwk: &mut Value| *jwk = json!([jwk.take()]);
+    let set = |name: &'static str, value: Value| move |jwk: &mut Value| jwk[name] = value.clone();
+    let without = |name: &'static str| {
+        move |jwk: &mut Value| {
+            jwk.as_object_mut().expect("an object").remove(name);
+        }
+    };
+    let cases: [(&str, Box<dyn Fn(&mut Value)>); 10] = [
+        ("alg is `RS512`, and `RS256` here", Box::new(set("alg", json!("RS512")))),
+        ("use is `enc`, and `sig` here", Box::new(set("use", json!("enc")))),
+        ("kty is `EC`, and `RSA` here", Box::new(set("kty", json!("EC")))),
+        ("alg is ``, and `RS256` here", Box::new(without("alg"))),
+        ("has no `x5c`", Box::new(without("x5c"))),
+        ("`x5c` ", Box::new(garbled)),
+        ("certificate", Box::new(set("x5c", other))),
+        ("private members of the key: `d`", Box::new(set("d", json!("A".repeat(342))))),
+        ("is an array of keys", Box::new(wrapped)),
+        ("another key", Box::new(set("n", json!("AQAB")))),
+    ];
+    for (expected, change) in cases {
+        let said = with_jwk(change);
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+}
+
+#[test]
+fn a_file_with_another_root_element_or_two_is_rejected() {
+    for (from, to, expected) in [
+        (
+            "PublicKeyCertificateSet ",
+            "Foo ",
+            "has the root element `Foo`, and its name says PublicKeyCertificateSet",
+        ),
+        (
+            "</PublicKeyCertificateSet>",
+            "</PublicKeyCertificateSet><PublicKeyCertificateSet/>",
+            "more than one root",
+        ),
+    ] {
+        let workspace = retrieved(&["--upload"]);
+        let text = read(&workspace, SET).replace(from, to);
+        let text = if from == "PublicKeyCertificateSet " {
+            text.replace("</PublicKeyCertificateSet>", "</Foo>")
+        } else {
+            text
+        };
+        workspace.write(&format!("project/{SET}"), &text);
+        let ran = workspace.run(&["salesforce-metadata", "--upload", "--diff", "project"]);
+        assert_eq!(ran.code(), 1, "{to}: {}", ran.stdout);
+        assert!(ran.stderr.contains(SET) && ran.stderr.contains(expected), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_second_export_deactivates_the_keys_that_are_gone_and_no_others() {
+    let workspace = Given::configured(&[]).workspace;
+    write(&workspace, &["--upload"]);
+    // Another team's key, and a key of another configuration in the same project, with its set.
+    let theirs = read(&workspace, KEY).replace("Made by tokenmint from its configuration", "Made by hand");
+    workspace.write(&format!("project/{}", KEY.replace("Key1.", "Hand.")), &theirs);
+    workspace.write(&format!("project/{}", KEY.replace("Key1.", "Shop.")), &read(&workspace, KEY));
+    let shop =
+        read(&workspace, SET).replace(">Key1<", ">Shop<").replace("https://acme.example", "shop.example");
+    workspace.write(&format!("project/{}", SET.replace("web.", "shop.")), &shop);
+    workspace.write_key("keys/identity/Key2.key", &crate::support::KEYS.web);
+    let schedule = "[[key]]\nkid = \"Key2\"\nsign_from = 2026-01-01T00:00:00Z\n";
+    workspace.write("keys/identity/keyset.toml", schedule);
+    fs::remove_file(workspace.path("keys/identity/Key1.key")).expect("it was there");
+    let _ = fs::remove_file(workspace.path("keys/identity/Key1.crt"));
+    let written = write(&workspace, &["--upload"]);
+    assert!(written.contains(&KEY.to_owned()), "{written:?}");
+    assert_eq!(element(&workspace, KEY).get("isActive"), "false");
+    for kept in ["Key2.", "Hand.", "Shop."] {
+        assert_eq!(element(&workspace, &KEY.replace("Key1.", kept)).get("isActive"), "true", "{kept}");
+    }
+    let warned = workspace.run(&["salesforce-metadata", "--upload", "--out", "project"]);
+    assert!(
+        warned.stderr.contains("shop.PublicKeyCertificateSet-meta.xml is of another run"),
+        "{}",
+        warned.stderr
+    );
+    // The key made by hand is in no keyset, is active, and isn't published.
+    let (_, differences) = compare(&workspace, &["--upload"]);
+    let files: Vec<&str> = differences.iter().map(|found| found["file"].as_str().expect("a file")).collect();
+    assert_eq!(files, [KEY.replace("Key1.", "Hand.")], "{differences:#?}");
+}
+
 #[test]
 fn a_renamed_certificate_set_is_matched_by_its_content() {
     for arguments in [&[][..], &["--upload"]] {
@@ -392,7 +503,7 @@ fn components_that_cannot_be_deployed_are_not_written() {
     refused(&alike, 1, "would both be called we_b in Salesforce");
     let ran = alike.run(&["salesforce-metadata"]);
     assert_eq!(ran.code(), 2);
-    assert!(ran.stderr.contains("--out <DIR>"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--out <DIR>|--diff <DIR>"), "{}", ran.stderr);
     let ran = alike.run(&["salesforce-metadata", "--out", "project", "--configuration-name", "Web Users"]);
     assert_eq!(ran.code(), 2);
 }

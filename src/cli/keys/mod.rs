@@ -41,6 +41,14 @@ pub(super) enum KeysCommand {
 }
 
 impl KeysCommand {
+    pub(crate) const fn writes_files(&self) -> bool {
+        match self {
+            Self::New(_) | Self::Retire(_) => true,
+            Self::List(_) => false,
+            Self::Rotate(rotate) => !rotate.command.plan,
+        }
+    }
+
     pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         match self {
             Self::New(command) => command.run(context, new::NewKeyCommand::run),

@@ -49,7 +49,7 @@ pub(in crate::cli) struct RotateKeyCommand {
     bits: u64,
     /// Print dates and effects, and write nothing
     #[arg(long)]
-    plan: bool,
+    pub(super) plan: bool,
     /// Print them as JSON
     #[arg(long)]
     json: bool,

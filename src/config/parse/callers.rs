@@ -13,6 +13,7 @@ use super::super::{
 };
 use super::profiles::{check_defined, parse_subjects};
 use super::{DefinedNames, SECOND, saturating_u32};
+use crate::hash::sha256;
 
 /// The user `nobody`. Linux maps unmapped user ids to it.
 const OVERFLOW_UID: u32 = 65_534;
@@ -60,6 +61,17 @@ pub(super) fn parse_caller(
             "api_key_sha256",
             "contains no key, so nobody can authenticate as this caller",
         );
+    }
+    if api_key_sha256.contains(&sha256(b"")) {
+        section.warn(
+            WarningCode::CallerCredential,
+            "api_key_sha256",
+            "contains the SHA-256 of an empty text, which no caller can send: `tokenmint callers new NAME` makes a key \
+             and its hash",
+        );
+    }
+    if section.is_empty_list("allow") {
+        section.warn(WarningCode::AllowsNothing, "allow", "is empty, so this caller can request no token");
     }
     if peer_uid == Some(OVERFLOW_UID) {
         section.warn(

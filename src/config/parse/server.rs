@@ -49,18 +49,21 @@ pub(super) fn parse_server(section: &Section<'_>) -> Option<ServerConfig> {
     let public = server.public.as_ref().map(|public| &public.listen);
     let both = [(public, "public"), (server.ops.as_ref(), "ops")];
     for (other, name) in both {
-        if other == Some(&server.listen) && !is_ephemeral(&server.listen) {
-            section.problem(name, "has the same address as [server]: give it an address of its own");
+        if other.is_some_and(|other| other.overlaps(&server.listen)) {
+            section.problem(
+                name,
+                "has the same address as [server], or one address covers the other: give it an address of its own",
+            );
         }
     }
-    if public.is_some() && public == server.ops.as_ref() && public.is_some_and(|l| !is_ephemeral(l)) {
-        section.problem("ops", "has the same address as [server.public]: metrics must not face the internet");
+    if public.zip(server.ops.as_ref()).is_some_and(|(public, ops)| public.overlaps(ops)) {
+        section.problem(
+            "ops",
+            "has the same address as [server.public], or one address covers the other: metrics must not face the \
+             internet",
+        );
     }
     Some(server)
-}
-
-const fn is_ephemeral(listen: &ListenAddress) -> bool {
-    matches!(listen, ListenAddress::Tcp(address) if address.port() == 0)
 }
 
 fn parse_required_listen(section: &Section<'_>) -> Option<ListenAddress> {

@@ -7,7 +7,7 @@ use crate::config::salesforce::{
     CONSUMER_KEY_PREFIX, SalesforceHost, consumer_key_error, is_custom_consumer_key, is_record_id,
 };
 use crate::doctor::finding::{Observation, Observations};
-use crate::doctor::formatting::{backquoted_list, escape_and_truncate};
+use crate::doctor::formatting::{backquoted_list, escape_and_truncate, shown_user_name};
 use crate::doctor::input::CheckInput;
 use crate::doctor::token::JwtParts;
 use crate::json::Json;
@@ -107,7 +107,7 @@ pub(super) fn username(input: &CheckInput<'_>) -> Observations {
                         let seen = format!(
                             "its `sub` is `{}`, and `username` of its profile {}",
                             escape_and_truncate(sub),
-                            backquoted_list(users)
+                            backquoted_list(users.into_iter().map(shown_user_name))
                         );
                         return Some(Observation::warn(about, seen));
                     }

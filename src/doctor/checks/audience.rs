@@ -3,7 +3,7 @@
 
 use crate::config::salesforce::{self, HostKind, SalesforceHost};
 use crate::doctor::finding::Observation;
-use crate::doctor::formatting::escape_and_truncate;
+use crate::doctor::formatting::{escape_and_truncate, shown_user_name};
 
 pub(crate) fn check_audience(
     about: String,
@@ -26,8 +26,11 @@ pub(crate) fn check_audience(
     let in_sandbox = token_host.is_some_and(SalesforceHost::is_sandbox);
     match username {
         Some(name) if sandbox_suffix(name).is_some() && host.kind == HostKind::Login && !in_sandbox => {
-            Observation::warn(about, format!("{pair}, for {name}, which looks like a sandbox's user"))
-                .with_advice("for a sandbox: https://test.salesforce.com, or the sandbox's My Domain URL")
+            Observation::warn(
+                about,
+                format!("{pair}, for {}, which looks like a sandbox's user", shown_user_name(name)),
+            )
+            .with_advice("for a sandbox: https://test.salesforce.com, or the sandbox's My Domain URL")
         }
         _ => Observation::pass(about, pair),
     }

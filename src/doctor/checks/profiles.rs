@@ -9,6 +9,7 @@ use super::{assertions, audience, online};
 use crate::config::salesforce::{self, HostKind, SalesforceHost};
 use crate::config::{OauthConfig, Problem, RateLimit, WarningCode};
 use crate::doctor::finding::{Observation, Observations};
+use crate::doctor::formatting::shown_user_name;
 use crate::doctor::input::CheckInput;
 
 /// Salesforce's limits (Salesforce Help, "Monitor login activity"; "Messaging for In-App and Web rate limits").
@@ -190,16 +191,17 @@ pub(crate) fn username(input: &CheckInput<'_>) -> Observations {
     let profiles = input.configured.oauth().map(|profile| {
         let about = format!("oauth.{}", profile.name);
         let name = &profile.username;
+        let shown = shown_user_name(name);
         let faults: Vec<String> = assertions::user_name_faults(name)
             .into_iter()
-            .map(|fault| format!("`username` is {name}: {fault}"))
+            .map(|fault| format!("`username` is {shown}: {fault}"))
             .collect();
         match sandbox_of(profile) {
             Some(sandbox) if faults.is_empty() && !name.to_lowercase().ends_with(&format!(".{sandbox}")) => {
-                let seen = format!("`username` is {name}, without the suffix `.{sandbox}` of the sandbox");
+                let seen = format!("`username` is {shown}, without the suffix `.{sandbox}` of the sandbox");
                 Observation::warn(about, seen)
             }
-            _ => Observation::from_faults(about, &faults, format!("`username` is {name}")),
+            _ => Observation::from_faults(about, &faults, format!("`username` is {shown}")),
         }
     });
     profiles.chain(assertions::username(input)).collect()

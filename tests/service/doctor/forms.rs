@@ -214,3 +214,42 @@ fn a_file_that_holds_something_else_is_named() {
     assert_eq!(ran.code(), 1);
     assert!(ran.stderr.contains("notes.txt holds no PEM key, no certificate"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_file_that_holds_something_else_hides_no_finding_of_the_others() {
+    let given = Given::nothing().file("notes.txt", "buy milk").jwk(&utility_jwk());
+    let ran = given.run(&["--json"]);
+    let report: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!((ran.code(), &report["ok"]), (1, &json!(false)));
+    let unread = report["unread"][0].as_str().expect("a reason");
+    assert!(unread.contains("notes.txt holds no PEM key"), "{report}");
+    let about_jwk = |finding: &Value| finding["about"] == "Key1.jwk";
+    assert!(report["findings"].as_array().expect("findings").iter().any(about_jwk), "{report}");
+    let log: Value = serde_json::from_str(&given.run(&["--sarif"]).stdout).expect("SARIF");
+    assert_eq!(log["runs"][0]["invocations"][0]["executionSuccessful"], false);
+    assert!(log["runs"][0]["results"].as_array().is_some_and(|results| !results.is_empty()));
+}
+
+/// People paste a password into the setting above the one that needs it.
+#[test]
+fn a_user_name_that_looks_like_none_is_not_shown() {
+    for wrong in [
+        "Zq7Xw9Kp3Rt5Vb2Nm8",
+        "Zq7Xw9@Kp3Rt5Vb2Nm8",
+        "Zq7Xw9Kp3Rt5 Vb2@Nm8.example",
+        "Zq7Xw9:Kp3@Rt5/Vb2.Nm8",
+    ] {
+        let given = Given::configured(&[("integration@acme.com", wrong)]);
+        for form in [&["-v"][..], &["--json"], &["--sarif"]] {
+            let ran = given.run(form);
+            assert!(ran.stdout.contains("not shown, because it may be a secret"), "{wrong}: {}", ran.stdout);
+            assert!(
+                !ran.stdout.contains("Zq7Xw9") && !ran.stderr.contains("Zq7Xw9"),
+                "{wrong}: {}",
+                ran.stdout
+            );
+        }
+    }
+    let shown = Given::configured(&[]).run(&["-v"]).stdout;
+    assert!(shown.contains("integration@acme.com"), "{shown}");
+}

@@ -401,7 +401,9 @@ impl MachineFormat {
         };
         match self {
             Self::Json => {
-                print_json(&json!({"ok": false, "error": reason, "problems": problems, "warnings": warnings}))
+                print_json(
+                    &json!({"ok": false, "error": reason, "problems": problems, "warnings": warnings}),
+                );
             }
             Self::Sarif => print_json(&findings::sarif_failure(&reason)),
         }

@@ -280,6 +280,8 @@ fn retrieved_uploaded_keys_are_compared_byte_for_byte() {
     }
 }
 
+type JwkChange = Box<dyn Fn(&mut Value)>;
+
 /// Replaces the JWK of the uploaded key by `change` of it, and returns the differences as text.
 fn with_jwk(change: impl Fn(&mut Value)) -> String {
     let workspace = retrieved(&["--upload"]);
@@ -311,7 +313,7 @@ fn a_retrieved_jwk_is_compared_member_by_member_and_checked_like_the_doctor_does
             jwk.as_object_mut().expect("an object").remove(name);
         }
     };
-    let cases: [(&str, Box<dyn Fn(&mut Value)>); 10] = [
+    let cases: [(&str, JwkChange); 10] = [
         ("alg is `RS512`, and `RS256` here", Box::new(set("alg", json!("RS512")))),
         ("use is `enc`, and `sig` here", Box::new(set("use", json!("enc")))),
         ("kty is `EC`, and `RSA` here", Box::new(set("kty", json!("EC")))),

@@ -101,7 +101,7 @@ impl InitCommand {
             }
             print_line("");
         }
-        let look = if self.issuer.is_none() { "Set the issuer, look" } else { "Look" };
+        let look = if self.issuer.is_none() { "Set `issuer` of [identity.web], look" } else { "Look" };
         let file = shell::quote(file.display());
         print_line(&format!(
             "{look} with `tokenmint check --config {file}`, run it:\n\n    tokenmint serve --config {file}\n\nand \

@@ -498,10 +498,10 @@ fn the_next_steps_that_init_prints_can_be_pasted() {
         let line = format!("tokenmint {command} --config 'my $HOME dir/tokenmint.toml'");
         assert!(said.contains(&line), "{said}");
     }
-    assert!(said.contains("Set the issuer, look with"), "{said}");
+    assert!(said.contains("Set `issuer` of [identity.web], look with"), "{said}");
     let said = workspace.run(&["init", "plain", "--issuer", "acme.example"]).ok();
     assert!(said.contains("\nLook with `tokenmint check --config plain/tokenmint.toml`"), "{said}");
-    assert!(!said.contains("Set the issuer"), "{said}");
+    assert!(!said.contains("Set `issuer`"), "{said}");
 }
 
 #[test]

@@ -33,12 +33,14 @@ impl CallersCommand {
 /// The configuration stores only its SHA-256. To replace a key without downtime, list both hashes for a while. An
 /// existing configuration is used to check the profiles; it is never written.
 #[derive(Args)]
-#[command(after_help = "Example: tokenmint callers new rails-web --allow identity.web")]
+#[command(
+    after_help = "Example: tokenmint callers new rails-web --allow identity.web,intercom.fin,bundles.fin"
+)]
 pub(super) struct NewCallerCommand {
     /// The name of the caller
     #[arg(value_parser = parse_name)]
     name: Name,
-    /// The profiles and bundles that it may use, for example identity.web,bundles.fin
+    /// The profiles and bundles that it may use, for example identity.web,intercom.fin,bundles.fin
     #[arg(long, value_name = "PROFILES", value_delimiter = ',', value_parser = parse_profile)]
     allow: Vec<ProfileName>,
     /// Print the key and its hash as JSON

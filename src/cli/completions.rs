@@ -11,6 +11,7 @@ use super::{CliError, record_stdout_result};
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint completions bash > /etc/bash_completion.d/tokenmint")]
 pub(super) struct CompletionsCommand {
+    /// The shell to print the script for
     shell: Shell,
 }
 

@@ -31,7 +31,7 @@ pub(super) struct DevCommand {
     /// Where to listen; loopback only
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = parse_tcp_address)]
     listen: SocketAddr,
-    /// Print the address and the API key as JSON
+    /// Print the addresses and the API key as one JSON object: `url`, `sandbox` and `api_key`
     #[arg(long)]
     json: bool,
 }
@@ -101,8 +101,8 @@ impl DevCommand {
         print_line("\n# both tokens of a page with Fin, in one call");
         print_line(&ask("/bundle", r#"{"sub": "user-1"}"#));
         print_line(
-            "\n# an example backend, from the folder of tokenmint's repository. Its first lines say what to \
-            install, and where it listens",
+            "\n# an example backend, from the folder of tokenmint's repository. The first lines of its main \
+            file (of Rails: config/application.rb) say what to install, and where it listens",
         );
         for (example, start) in EXAMPLE_BACKENDS {
             print_line(&format!(

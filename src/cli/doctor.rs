@@ -27,9 +27,10 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Find out why chats are anonymous, keys don't upload, or tokens are rejected
 ///
-/// Answers every question of Salesforce's page "Troubleshooting User Verification", and more. It uses the
-/// configuration and the files that you give, in any order: a private key, a certificate, a JWK or a JWT. It works
-/// without a configuration. It sends no requests, except with --online or for an address in --jwks.
+/// Has a check for each question of Salesforce's page "Troubleshooting User Verification" but one, and more: only Setup
+/// shows whether the JWK is uploaded there. The doctor uses the configuration and the files that you give, in any order:
+/// a private key, a certificate, a JWK or a JWT. It works without a configuration. It sends no requests, except with
+/// --online or for an address in --jwks.
 #[derive(Args)]
 #[command(
     after_help = "Example: tokenmint doctor --online\n         tokenmint doctor WebAppKey1.jwk app.key token.txt"

@@ -9,10 +9,10 @@ use super::{CliContext, CliError, admin_client, parse_duration_arg, print_line};
 /// Ask the running service whether it is alive
 ///
 /// Reads only the service's address from the configuration, so errors elsewhere in it don't matter. Exits with 0 if
-/// the service is alive, with 64 if the configuration can't be read or has an invalid address, and with 1 otherwise.
+/// the service is alive, with 64 if the configuration can't be read or has an invalid address, and with 1 otherwise. In a Dockerfile: `HEALTHCHECK
+/// CMD ["/usr/local/bin/tokenmint", "healthcheck"]`.
 #[derive(Args)]
-#[command(after_help = "Example: HEALTHCHECK CMD [\"/usr/local/bin/tokenmint\", \"healthcheck\"]\n\
-                        From a shell: tokenmint healthcheck --config /etc/tokenmint/tokenmint.toml")]
+#[command(after_help = "Example: tokenmint healthcheck --config /etc/tokenmint/tokenmint.toml")]
 pub(super) struct HealthcheckCommand {
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration_arg)]

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
-use super::keys::{KeyFiles, KeyPair, check_kid_unused, create_directory, write_new};
+use super::keys::{KeyFiles, KeyPair, KeysetUsage, check_kid_unused, create_directory, write_new};
 use super::{CliContext, CliError, hash_api_key, new_api_key, print_json, print_line, print_stderr};
 use crate::app::{self, LoadedConfig};
 use crate::config::{Algorithm, Config, DEFAULT_CONFIG_FILE, Environment, Issuer, KeyId, Problem};
@@ -87,7 +87,8 @@ impl InitCommand {
             return Ok(());
         }
         print_line(&format!("{}  the configuration", file.display()));
-        made.iter().for_each(KeyFiles::announce);
+        web.announce(KeysetUsage::Identity);
+        made[1..].iter().for_each(|crm| crm.announce(KeysetUsage::Oauth));
         print_line(&format!("\nAPI key of the caller `web-backend`, shown only once:\n\n    {api_key}\n"));
         if to_do.is_empty() {
             print_line("The written files are checked: they are valid.");
@@ -100,7 +101,7 @@ impl InitCommand {
             }
             print_line("");
         }
-        let look = if self.issuer.is_none() { "Set the issuer, look" } else { "Look" };
+        let look = if self.issuer.is_none() { "Set `issuer` of [identity.web], look" } else { "Look" };
         let file = shell::quote(file.display());
         print_line(&format!(
             "{look} with `tokenmint check --config {file}`, run it:\n\n    tokenmint serve --config {file}\n\nand \

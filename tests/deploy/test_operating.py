@@ -80,6 +80,8 @@ def test_every_step_on_a_platform_can_be_taken(page, installed, binary, tmp_path
         rendered = (tmp_path / "rendered.yaml").read_text()
         assert "tokens.example.com" in rendered and "acme" not in rendered and "0" * 64 not in rendered
         assert "image: registry.example.com/tokenmint:0.1.0" in rendered
+        production = (tmp_path / "production.yaml").read_text()
+        assert "tokens.example.com" in production and "acme" not in production
 
 
 def test_the_rules_become_a_prometheusrule_that_the_operator_takes(followed, installed):

@@ -120,6 +120,7 @@ FAULTS = {
     ],
     "app_not_found": SALESFORCE + """set_to audience '"https://login.salesforce.com"'; sed -i /^token_url/d tokenmint.toml""",
     "invalid_client, from Salesforce": SALESFORCE + "simulate; set_to consumer_key '\"3MVG9.other\"'",
+    "The backend gets no answer": "serve; ln -s serve.txt tokenmint.log",
     "400 invalid_request": "serve",
     "401 invalid_client": "serve",
     "403 access_denied": "serve",

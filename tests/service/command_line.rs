@@ -416,6 +416,42 @@ fn init_writes_what_it_is_asked_for_and_says_what_only_its_user_knows() {
     }
 }
 
+/// Setup needs the JWK of an identity keyset; an External Client App needs the certificate of an OAuth keyset.
+#[test]
+fn commands_say_what_salesforce_needs_of_each_key() {
+    let line = |text: &str, file: &str| {
+        let found =
+            text.lines().find(|line| line.split("  ").next().is_some_and(|path| path.ends_with(file)));
+        found.unwrap_or_else(|| panic!("{file}: {text}")).to_owned()
+    };
+    let workspace = Workspace::bare();
+    let text = workspace.run(&["init", "new", "--with", "oauth"]).ok();
+    let mut config = std::fs::read_to_string(workspace.path("new/tokenmint.toml")).expect("a configuration");
+    for (name, value) in [
+        ("consumer_key", "3MVG9.consumer"),
+        ("username", "integration@acme.com"),
+        ("audience", "https://acme.my.salesforce.com"),
+    ] {
+        config = config.replace(&format!("{name} = \"\""), &format!("{name} = \"{value}\""));
+    }
+    workspace.write("new/tokenmint.toml", &config);
+    let rotate = |keyset: &str| {
+        workspace.run(&["keys", "rotate", "--keyset", keyset, "--config", "new/tokenmint.toml"]).ok()
+    };
+    let (web, crm) = (rotate("web"), rotate("crm"));
+    for (text, id) in [(&text, "WebAppKey1"), (&web, "WebAppKey2")] {
+        assert!(line(text, &format!("{id}.jwk")).contains("Enhanced Chat User Verification"), "{text}");
+        assert!(!line(text, &format!("{id}.crt")).contains("External Client App"), "{text}");
+    }
+    for (text, id) in [(&text, "CrmKey1"), (&crm, "CrmKey2")] {
+        assert!(line(text, &format!("{id}.crt")).ends_with("for an External Client App"), "{text}");
+        assert!(!line(text, &format!("{id}.jwk")).contains("Enhanced Chat"), "{text}");
+    }
+    let alone = workspace.run(&["keys", "new", "K1", "--directory", "alone"]).ok();
+    assert!(line(&alone, "K1.crt").ends_with("for an External Client App"), "{alone}");
+    assert!(line(&alone, "K1.jwk").contains("Enhanced Chat User Verification"), "{alone}");
+}
+
 #[test]
 fn init_checks_what_it_wrote_and_removes_it_if_it_is_invalid() {
     let workspace = Workspace::bare();
@@ -462,10 +498,10 @@ fn the_next_steps_that_init_prints_can_be_pasted() {
         let line = format!("tokenmint {command} --config 'my $HOME dir/tokenmint.toml'");
         assert!(said.contains(&line), "{said}");
     }
-    assert!(said.contains("Set the issuer, look with"), "{said}");
+    assert!(said.contains("Set `issuer` of [identity.web], look with"), "{said}");
     let said = workspace.run(&["init", "plain", "--issuer", "acme.example"]).ok();
     assert!(said.contains("\nLook with `tokenmint check --config plain/tokenmint.toml`"), "{said}");
-    assert!(!said.contains("Set the issuer"), "{said}");
+    assert!(!said.contains("Set `issuer`"), "{said}");
 }
 
 #[test]

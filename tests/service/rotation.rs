@@ -388,7 +388,7 @@ fn rotate_plans_without_writing_and_then_writes_what_it_planned() {
     let plan = workspace.run(&["keys", "rotate", "--keyset", "web", "--plan"]).ok();
     assert_eq!(files(), ["WebAppKey1.key"]);
     for effect in [
-        "WebAppKey2 is published",
+        "publishes WebAppKey2",
         "WebAppKey2 signs in place of WebAppKey1, which stays published",
         "WebAppKey1 is gone",
     ] {

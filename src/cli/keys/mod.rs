@@ -114,14 +114,52 @@ impl KeyFiles {
         }
     }
 
-    pub(super) fn announce(&self) {
+    /// Prints what each file is for. `usage` says where its certificate and its JWK go.
+    pub(super) fn announce(&self, usage: KeysetUsage) {
         print_line(&format!(
             "{}  the private key; back it up, show it to nobody",
             self.private_key.display()
         ));
-        print_line(&format!("{}  its certificate, for an External Client App", self.certificate.display()));
-        let jwk = self.jwk.display();
-        print_line(&format!("{jwk}  its JWK, for Setup > Enhanced Chat User Verification > New Key"));
+        let (certificate, jwk) = (self.certificate.display(), self.jwk.display());
+        print_line(&match usage {
+            KeysetUsage::Identity => format!("{certificate}  its certificate, which the JWK contains"),
+            KeysetUsage::Oauth | KeysetUsage::Unknown => {
+                format!("{certificate}  its certificate, for an External Client App")
+            }
+        });
+        print_line(&match usage {
+            KeysetUsage::Oauth => format!("{jwk}  its JWK, which an External Client App doesn't need"),
+            KeysetUsage::Identity | KeysetUsage::Unknown => {
+                format!("{jwk}  its JWK, for Setup > Enhanced Chat User Verification > New Key")
+            }
+        });
+    }
+}
+
+/// The kind of profiles that use a keyset. It decides what Salesforce needs of a key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeysetUsage {
+    /// Identity profiles only: Setup needs the JWK.
+    Identity,
+    /// OAuth profiles only: the External Client App needs the certificate.
+    Oauth,
+    /// Profiles of both kinds, none, or a configuration that can't be read.
+    Unknown,
+}
+
+impl KeysetUsage {
+    fn of(keyset: &Name, context: &CliContext<'_>) -> Self {
+        let source = context.source();
+        let Some(Ok(config)) = run_with_timeout(FILE_TIMEOUT, move || source.load()) else {
+            return Self::Unknown;
+        };
+        let identity = config.identity.values().any(|profile| profile.keyset == *keyset);
+        let oauth = config.oauth.values().any(|profile| profile.keyset == *keyset);
+        match (identity, oauth) {
+            (true, false) => Self::Identity,
+            (false, true) => Self::Oauth,
+            _ => Self::Unknown,
+        }
     }
 }
 

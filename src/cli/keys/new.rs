@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{
-    CliContext, CliError, KeyPair, check_kid_unused, create_directory, parse_kid, print_stderr, select_keyset,
+    CliContext, CliError, KeyPair, KeysetUsage, check_kid_unused, create_directory, parse_kid, print_stderr,
+    select_keyset,
 };
 use crate::cli::print_json;
 use crate::config::{Algorithm, DEFAULT_PUBLISH_LEAD, KeyId};
@@ -40,12 +41,12 @@ pub(in crate::cli) struct NewKeyCommand {
 impl NewKeyCommand {
     pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let now = context.clock_and_rng.clock.now();
-        let (directory, algorithm) = if let Some(directory) = self.directory {
-            (directory, Algorithm::Rs256)
+        let (directory, algorithm, usage) = if let Some(directory) = self.directory {
+            (directory, Algorithm::Rs256, KeysetUsage::Unknown)
         } else {
             let keysets = context.keysets()?;
             let (keyset, directory) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
-            (directory.to_path_buf(), keyset.algorithm)
+            (directory.to_path_buf(), keyset.algorithm, KeysetUsage::of(&keyset.name, context))
         };
         if let Some(other) = unscheduled_key(&directory)? {
             return Err(CliError::Failed(format!(
@@ -71,7 +72,7 @@ impl NewKeyCommand {
             print_json(&made);
             return Ok(());
         }
-        made.announce();
+        made.announce(usage);
         let schedule = fs::read_to_string(directory.join(SCHEDULE_FILE)).ok();
         if schedule.is_some_and(|text| !text.contains(&format!("\"{}\"", made.kid))) {
             print_stderr(&format!("Now list `{}` in {}.", made.kid, directory.join(SCHEDULE_FILE).display()));

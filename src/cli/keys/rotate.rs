@@ -9,8 +9,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{
-    CliContext, CliError, KeyFiles, KeyPair, check_kid_unused, is_kid_taken, parse_kid, select_keyset,
-    wait_for_service, warn_unencrypted_key,
+    CliContext, CliError, KeyFiles, KeyPair, KeysetUsage, check_kid_unused, is_kid_taken, parse_kid,
+    select_keyset, wait_for_service, warn_unencrypted_key,
 };
 use crate::cli::admin_client::AdminClient;
 use crate::cli::{print_json, print_line};
@@ -128,7 +128,8 @@ impl RotateKeyCommand {
         let path = schedule.path().to_path_buf();
         drop(locked);
         let steps = rotation_steps(&rules, &after, &entry, now);
-        self.report(keyset, &path, Some(&kid), &entry, &steps, Some(&made), now);
+        let made_for = KeysetUsage::of(&keyset.name, context);
+        self.report(keyset, &path, Some(&kid), &entry, &steps, Some((&made, made_for)), now);
         warn_unencrypted_key(Some(keyset), &made);
 
         let service = AdminClient::find(context, &[directory_path.to_path_buf()])?;
@@ -204,7 +205,7 @@ impl RotateKeyCommand {
         kid: Option<&KeyId>,
         entry: &ScheduleEntry,
         steps: &[RotationStep],
-        files: Option<&KeyFiles>,
+        files: Option<(&KeyFiles, KeysetUsage)>,
         now: UnixTime,
     ) {
         if self.json {
@@ -214,13 +215,13 @@ impl RotateKeyCommand {
                 sign_from: entry.sign_from,
                 emergency: entry.emergency,
                 steps,
-                files,
+                files: files.map(|(made, _)| made),
                 schedule: schedule.to_path_buf(),
             });
             return;
         }
-        if let Some(made) = files {
-            made.announce();
+        if let Some((made, usage)) = files {
+            made.announce(usage);
         }
         for RotationStep { at, effect } in steps {
             print_line(&format!("{}  {effect}", relative_date(*at, now)));
@@ -263,7 +264,7 @@ fn rotation_steps(
     let mut steps = vec![RotationStep {
         at: now,
         effect: format!(
-            "{kid} is published. If Setup has the keys themselves (type Keys), upload {kid}.jwk and add it to the \
+            "a service that reads this folder publishes {kid}. If Setup has the keys themselves (type Keys), upload {kid}.jwk and add it to the \
             keyset now"
         ),
     }];

@@ -17,7 +17,8 @@ static KEYSET: TableSchema = TableSchema::new(
             "directory",
             Text(PATH),
             Conditional(ONE_SOURCE),
-            "The folder with `KID.key`, `KID.crt` and [`keyset.toml`](#keysettoml). The name of a key file is the key id.",
+            "The folder with the keys. The name of a key file, `KID.key`, is the key id. `KID.crt` and [`keyset.toml`](#keysettoml) are \
+             optional.",
         ),
         key("key_file", Text(PATH), Conditional(ONE_SOURCE), "The PEM file of the keyset's only private key."),
         key(
@@ -75,7 +76,8 @@ pub static SCHEDULE: TableSchema = TableSchema::new(
 );
 
 static SCHEDULED_KEY: TableSchema = TableSchema::new(
-    "One key of the directory. The key with the latest `sign_from` that has passed signs.",
+    "The schedule of a key directory. `tokenmint keys rotate` writes it. Without the file, the directory may have one key, which \
+     signs. Each `[[key]]` is one key of the directory. The key with the latest `sign_from` that has passed signs.",
     &[
         key("kid", Text(KEY_ID), Required, "The key id: the name of the file `KID.key`."),
         key(

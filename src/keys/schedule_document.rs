@@ -63,6 +63,7 @@ impl ScheduleDocument {
             ("added", entry.added.map(datetime_item)),
             ("sign_from", entry.sign_from.map(datetime_item)),
             ("emergency", entry.emergency.then(|| value(true))),
+            ("retired", entry.retired.map(datetime_item)),
         ];
         let mut fields: Vec<(&str, Item)> =
             fields.into_iter().filter_map(|(name, field)| Some((name, field?))).collect();

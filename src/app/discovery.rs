@@ -45,7 +45,7 @@ const MAX_DESCRIPTION_SIZE: u64 = 4 << 20;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The description of a service that runs on this host. All paths are absolute.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct RunningService {
     /// `None` if all settings come from environment variables.
     configuration: Option<PathBuf>,

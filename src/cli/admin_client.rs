@@ -150,11 +150,17 @@ impl AdminClient {
         if found.is_empty() { Ok(Self(vec![context.ops_address()?])) } else { Ok(Self(found)) }
     }
 
-    /// Finds the services that read the configuration of `context`, and their descriptions.
+    /// Returns the services that read the configuration of `context`.
+    pub(crate) fn readers(context: &CliContext<'_>) -> Vec<RunningService> {
+        let configuration = configuration_path(context);
+        find_by_trust(context, &[], move |service| service.reads(&configuration)).0
+    }
+
+    /// Finds the services that read the configuration of `context`.
     ///
     /// # Errors
     /// There is none. The message says what answers at the address in the configuration.
-    pub(crate) fn find_readers(context: &CliContext<'_>) -> Result<(Self, Vec<RunningService>), CliError> {
+    pub(crate) fn find_readers(context: &CliContext<'_>) -> Result<Self, CliError> {
         let configuration = configuration_path(context);
         let file = context.config_description();
         let found = find_trusted(context, &[], move |service| service.reads(&configuration));
@@ -165,7 +171,7 @@ impl AdminClient {
                 return Err(CliError::Failed(format!("no service answers at {listen}, {NONE_VISIBLE}")));
             }
             let at = listen.clone();
-            let others = find_trusted(context, &[], move |service| service.listen() == at);
+            let (others, _) = find_by_trust(context, &[], move |service| service.listen() == at);
             return Err(CliError::Failed(match others.first() {
                 Some(other) => format!(
                     "the service at {listen} reads {}, not {file}",
@@ -180,8 +186,7 @@ impl AdminClient {
                 ),
             }));
         }
-        let addresses = found.iter().cloned().filter_map(RunningService::ops_address).collect();
-        Ok((Self(addresses), found))
+        Ok(Self(found.into_iter().filter_map(RunningService::ops_address).collect()))
     }
 
     /// Returns the addresses of all services on this host with a status that matches `matches`, whatever files they
@@ -191,7 +196,7 @@ impl AdminClient {
         matches: impl Fn(&StatusReply) -> bool,
     ) -> Vec<String> {
         let addresses =
-            find_trusted(context, &[], |_| true).into_iter().filter_map(RunningService::ops_address);
+            find_by_trust(context, &[], |_| true).0.into_iter().filter_map(RunningService::ops_address);
         let matching = addresses.filter(|address| fetch_status(address).is_ok_and(|status| matches(&status)));
         matching.map(|address| escape_invisible(&address.listen.to_string())).collect()
     }
@@ -254,12 +259,12 @@ fn configuration_path(context: &CliContext<'_>) -> PathBuf {
 }
 
 /// Returns the services on this host that match `matches` and run as a user that could use the files of `context` or of
-/// `key_folders` ([`discovery::FoundService::is_trusted`]). Prints a warning for the others that match.
-fn find_trusted(
+/// `key_folders` ([`discovery::FoundService::is_trusted`]), and the users of the others that match.
+fn find_by_trust(
     context: &CliContext<'_>,
     key_folders: &[PathBuf],
     matches: impl Fn(&RunningService) -> bool + Send + 'static,
-) -> Vec<RunningService> {
+) -> (Vec<RunningService>, BTreeSet<u32>) {
     let configuration = configuration_path(context);
     let keysets = context.keysets().unwrap_or_default();
     let configured = keyset_directories(&keysets).map(|(_, directory)| directory.to_path_buf());
@@ -270,13 +275,23 @@ fn find_trusted(
         matching.partition::<Vec<_>, _>(|service| service.is_trusted(&configuration, &folders))
     });
     let (trusted, ignored) = found.unwrap_or_default();
-    let users: BTreeSet<u32> = ignored.iter().map(|service| service.user).collect();
-    for user in users {
+    let trusted = trusted.into_iter().map(|service| service.description).collect();
+    (trusted, ignored.iter().map(|service| service.user).collect())
+}
+
+/// Returns the trusted services that match, and prints a warning for the others.
+fn find_trusted(
+    context: &CliContext<'_>,
+    key_folders: &[PathBuf],
+    matches: impl Fn(&RunningService) -> bool + Send + 'static,
+) -> Vec<RunningService> {
+    let (trusted, ignored_users) = find_by_trust(context, key_folders, matches);
+    for user in ignored_users {
         print_stderr(&format!(
             "warning: ignored a process of user {user} that answers as the service: that user can't read these keys"
         ));
     }
-    trusted.into_iter().map(|service| service.description).collect()
+    trusted
 }
 
 fn fetch_status(address: &OpsAddress) -> Result<StatusReply, QueryError> {

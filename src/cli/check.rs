@@ -88,7 +88,7 @@ impl CheckCommand {
 /// # Errors
 /// The service reads other files, doesn't answer, or doesn't check its files.
 fn wait_for_reload(context: &CliContext<'_>, config: &Config) -> Result<ReloadStatusReply, CliError> {
-    let (service, _) = AdminClient::find_readers(context)?;
+    let service = AdminClient::find_readers(context)?;
     let now = context.clock_and_rng.clock.now().seconds();
     let result = service
         .wait_until(CHECK_RELOAD_TIMEOUT, |status| status.reload.looked_at.is_some_and(|began| began > now));
@@ -113,8 +113,7 @@ fn wait_for_reload(context: &CliContext<'_>, config: &Config) -> Result<ReloadSt
     };
     if reload.in_force {
         // The service may have read another `directory` only now.
-        let (_, services) = AdminClient::find_readers(context)?;
-        check_key_folders(config, &services)?;
+        check_key_folders(config, &AdminClient::readers(context))?;
     }
     Ok(reload)
 }

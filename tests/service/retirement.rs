@@ -475,6 +475,25 @@ async fn a_key_is_retired_whatever_is_in_its_schedule() {
     }
 }
 
+/// The file is fixed, and the same command completes the retirement: the next key is promoted.
+#[tokio::test]
+async fn a_second_run_completes_the_retirement_of_a_fixed_schedule() {
+    let (workspace, service) = serving().await;
+    let path = workspace.path("keys/web/keyset.toml");
+    let text = fs::read_to_string(&path).expect("a schedule");
+    fs::write(&path, format!("{text}\n]]\n")).expect("written");
+    assert_eq!(retire(&workspace, "WebAppKey2").code(), 64);
+    let broken = fs::read_to_string(&path).expect("a schedule");
+    fs::write(&path, broken.replace("\n]]\n", "\n")).expect("written");
+    let said = retire(&workspace, "WebAppKey2").ok();
+    assert!(said.contains("WebAppKey1 signs"), "{said}");
+    let fixed = fs::read_to_string(&path).expect("a schedule");
+    assert_eq!(fixed.matches("\"WebAppKey2\"").count(), 1, "{fixed}");
+    assert!(fixed.contains("retired = "), "{fixed}");
+    workspace.run(&["check", "--running"]).ok();
+    drop(service);
+}
+
 /// The service's files are others than the ones that are checked: a copy, or another `directory` by a variable.
 #[tokio::test]
 async fn check_running_accepts_only_the_files_that_the_service_reads() {

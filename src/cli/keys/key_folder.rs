@@ -14,8 +14,8 @@ use crate::files::is_same_file;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
     self, DirectoryContents, DirectoryError, KeyDirectory, ModulusHash, RotationRules, SCHEDULE_FILE,
-    Schedule, ScheduleChange, ScheduleEntry, holds_kid, key_file, modulus_hash_of_file, parse_schedule,
-    rotation_rules,
+    Schedule, ScheduleChange, ScheduleEntry, ScheduleFile, holds_kid, key_file, modulus_hash_of_file,
+    parse_schedule, rotation_rules,
 };
 
 /// A folder with the key to retire.
@@ -85,28 +85,9 @@ impl KeyFolder {
     ) -> Result<(Schedule, Result<Successor, CliError>), DirectoryError> {
         let rules = self.rules();
         let reason = match directory.schedule(rules.publish_lead, now) {
-            Ok(mut file) => match file.schedule() {
-                Ok(mut schedule) => {
-                    let mut changes = Vec::new();
-                    if schedule.entry(kid).is_none() {
-                        let entry = ScheduleEntry::without_dates(kid.clone());
-                        let listed = ScheduleChange::Add(ScheduleEntry { retired: Some(now), ..entry });
-                        schedule = schedule.with_change(&listed);
-                        changes.push(listed);
-                    }
-                    let (planned, successor) = rules.plan_retirement(&schedule, kid, now);
-                    changes.extend(planned);
-                    match file.apply(&changes) {
-                        Ok(schedule) => return Ok((schedule, Ok(successor))),
-                        Err(error) => error,
-                    }
-                }
-                Err(problems) => match file.mark_retired(kid, now) {
-                    Ok(()) => return Ok((Schedule::default(), Err(CliError::invalid_config(problems)))),
-                    // The file doesn't list the key.
-                    Err(DirectoryError::NotEdited { .. }) => DirectoryError::Schedule(problems),
-                    Err(error) => error,
-                },
+            Ok(mut file) => match retire_in_file(&mut file, &rules, kid, now) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
             },
             Err(error) => error,
         };
@@ -116,16 +97,56 @@ impl KeyFolder {
         directory.append_retirement(kid, now)?;
         let path = self.schedule().display().to_string();
         let appended = format!(
-            "its last [[key]] retires `{kid}`: keep that `retired`, in one entry of `{kid}`, when you fix or restore the \
-             file"
+            "its last [[key]] retires `{kid}`: keep that `retired` when you fix or restore the file, then run the command \
+             again"
         );
         let mut problems = match reason {
             DirectoryError::Schedule(problems) => problems,
+            DirectoryError::File { reason, .. } => vec![Problem::new("", &path, reason)],
             other => vec![Problem::new("", &path, other.to_string())],
         };
         problems.push(Problem::new("", path, appended));
         Ok((Schedule::default(), Err(CliError::invalid_config(problems))))
     }
+}
+
+/// Edits `keyset.toml`: retires `kid`, and lets its successor sign.
+///
+/// # Errors
+/// The file can't be written, or can't be edited as it is.
+fn retire_in_file(
+    file: &mut ScheduleFile<'_>,
+    rules: &RotationRules,
+    kid: &KeyId,
+    now: UnixTime,
+) -> Result<(Schedule, Result<Successor, CliError>), DirectoryError> {
+    let mut schedule = match file.schedule() {
+        Ok(schedule) => schedule,
+        Err(problems) => {
+            match file.mark_retired(kid, now) {
+                // The file doesn't list the key.
+                Err(DirectoryError::NotEdited { .. }) => return Err(DirectoryError::Schedule(problems)),
+                other => other?,
+            }
+            match file.schedule() {
+                // The only problem was that an earlier run had appended an entry.
+                Ok(schedule) => schedule,
+                Err(problems) => {
+                    return Ok((Schedule::default(), Err(CliError::invalid_config(problems))));
+                }
+            }
+        }
+    };
+    let mut changes = Vec::new();
+    if schedule.entry(kid).is_none() {
+        let entry = ScheduleEntry::without_dates(kid.clone());
+        let listed = ScheduleChange::Add(ScheduleEntry { retired: Some(now), ..entry });
+        schedule = schedule.with_change(&listed);
+        changes.push(listed);
+    }
+    let (planned, successor) = rules.plan_retirement(&schedule, kid, now);
+    changes.extend(planned);
+    Ok((file.apply(&changes)?, Ok(successor)))
 }
 
 /// The result of retiring keys in one folder.
@@ -157,8 +178,11 @@ impl RetirementResult {
                 "was created and signs from now on; chats are anonymous until verifiers fetch it, and logins fail \
                  until its certificate is in the app"
             }
-            Ok(Successor::Nobody) | Err(_) => {
-                return "No key signs: `tokenmint keys list` says why.".to_owned();
+            Ok(Successor::Nobody) => return "No key signs: `tokenmint keys list` says why.".to_owned(),
+            Err(_) => {
+                return "Which key signs now is unknown; perhaps none. Fix what is said below, then run the command \
+                        again."
+                    .to_owned();
             }
         };
         let who = self.signing_kid().map_or_else(String::new, |kid| format!("{kid} "));

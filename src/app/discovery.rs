@@ -7,16 +7,21 @@
 //! So `tokenmint serve` listens on an abstract Unix socket (unix(7)). It tells every client which configuration file and key
 //! directories it uses, and where its ops listener is. Commands find the names of these sockets in `/proc/net/unix`.
 //! Processes see each other only within one network namespace, which containers usually don't share.
+//!
+//! Any user can bind such a name. So a command believes only processes whose user could read the private keys or change the
+//! configuration anyway ([`FoundService::is_trusted`]); the kernel says which user that is (`SO_PEERCRED`).
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -28,6 +33,7 @@ use super::{App, StartError};
 use crate::api::AppState;
 use crate::config::{DEFAULT_CONFIG_FILE, KeysetSource, ListenAddress, OpsAddress, OpsTls};
 use crate::files::is_same_file;
+use crate::keys::DirectoryContents;
 
 /// The prefix of the abstract socket names.
 const SOCKET_NAME_PREFIX: &str = "tokenmint/";
@@ -62,6 +68,29 @@ impl RunningService {
         };
         pairs().any(|(own, other)| absolute(other).is_ok_and(|other| own == other))
             || pairs().any(|(own, other)| is_same_file(own, other))
+    }
+
+    /// Whether the service reads the configuration file `configuration`.
+    pub(crate) fn reads(&self, configuration: &Path) -> bool {
+        match &self.configuration {
+            Some(own) => {
+                absolute(configuration).is_ok_and(|other| *own == other) || is_same_file(own, configuration)
+            }
+            None => !configuration.exists(),
+        }
+    }
+
+    /// The configuration file that the service reads; `None` if all settings come from environment variables.
+    pub(crate) fn configuration(&self) -> Option<&Path> {
+        self.configuration.as_deref()
+    }
+
+    pub(crate) fn key_folders(&self) -> &[PathBuf] {
+        &self.key_folders
+    }
+
+    pub(crate) fn listen(&self) -> &str {
+        &self.listen
     }
 
     /// The address that answers operators; `None` if it can't be parsed.
@@ -145,8 +174,37 @@ impl DiscoverySocket {
     }
 }
 
-/// Finds the services that run on this host and answer in time.
-pub(crate) async fn find_running() -> Vec<RunningService> {
+/// A process that answers as a service, and its user.
+pub(crate) struct FoundService {
+    pub(crate) description: RunningService,
+    pub(crate) user: u32,
+    group: u32,
+}
+
+impl FoundService {
+    /// Whether the process runs as root, as this command's user, as an owner of these files, or with a group that may read the
+    /// configuration or the private keys.
+    pub(crate) fn is_trusted(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
+        if [0, geteuid().as_raw()].contains(&self.user) {
+            return true;
+        }
+        let has_rights = |path: &Path| {
+            fs::metadata(path).is_ok_and(|metadata| {
+                let is_for_group = metadata.is_file() && metadata.mode() & 0o047 == 0o040;
+                metadata.uid() == self.user || (is_for_group && metadata.gid() == self.group)
+            })
+        };
+        let keys = key_folders.iter().flat_map(|folder| {
+            DirectoryContents::list(folder).map(|contents| contents.keys).unwrap_or_default().into_values()
+        });
+        has_rights(configuration)
+            || key_folders.iter().any(|folder| has_rights(folder))
+            || keys.into_iter().any(|key| has_rights(&key))
+    }
+}
+
+/// Finds the processes on this host that answer as a service in time.
+pub(crate) async fn find_running() -> Vec<FoundService> {
     let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     // A set, because connections to a socket are listed under its name too.
     let names: BTreeSet<&str> =
@@ -159,9 +217,51 @@ pub(crate) async fn find_running() -> Vec<RunningService> {
     asked.join_all().await.into_iter().flatten().flatten().collect()
 }
 
-async fn read_description(name: String) -> io::Result<RunningService> {
+async fn read_description(name: String) -> io::Result<FoundService> {
     let stream = UnixStream::connect(format!("\0{name}")).await?;
+    let peer = stream.peer_cred()?;
     let mut told = Vec::new();
     stream.take(MAX_DESCRIPTION_SIZE).read_to_end(&mut told).await?;
-    Ok(serde_json::from_slice(&told)?)
+    Ok(FoundService { description: serde_json::from_slice(&told)?, user: peer.uid(), group: peer.gid() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    #[test]
+    fn a_process_is_believed_only_if_its_user_could_use_the_files() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (configuration, key) = (folder.path().join("tokenmint.toml"), folder.path().join("a.key"));
+        for path in [&configuration, &key] {
+            fs::write(path, "").expect("written");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o640)).expect("changed");
+        }
+        let folders = [folder.path().to_path_buf()];
+        let us = geteuid().as_raw();
+        let group = fs::metadata(&key).expect("a file").gid();
+        let is_trusted = |user, group| {
+            let description = RunningService {
+                configuration: None,
+                key_folders: Vec::new(),
+                listen: String::new(),
+                tls: None,
+            };
+            FoundService { description, user, group }.is_trusted(&configuration, &folders)
+        };
+        let (other, other_group) = (us + 4242, group + 4242);
+        assert!(is_trusted(us, other_group) && is_trusted(0, other_group));
+        assert!(is_trusted(other, group), "the group may read the keys");
+        assert!(!is_trusted(other, other_group));
+        for path in [&configuration, &key] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("changed");
+        }
+        assert!(!is_trusted(other, group), "everybody may read the files");
+        // Only root can give files away.
+        if us == 0 {
+            chown(&key, Some(other), None).expect("given");
+            assert!(is_trusted(other, other_group));
+        }
+    }
 }

@@ -86,12 +86,12 @@ fn schedule_files(state: &AppState) -> Vec<(Name, PathBuf)> {
 
 /// Reads the marks of a schedule: which keys are retired, and which sign in an emergency.
 ///
-/// Retirements are accepted from any readable file. Which key signs instead is accepted only from a file that no other user
+/// Retirements are accepted from any readable file, even if it isn't TOML. Which key signs instead is accepted only from a file that no other user
 /// can change.
 fn read_marks(path: &std::path::Path) -> Vec<RetirementMark> {
-    let text = key_file::read_schedule_unchecked(path).ok().flatten();
+    let bytes = key_file::read_schedule_bytes(path).ok().flatten().unwrap_or_default();
     let is_ours = key_file::read_schedule(path).is_ok();
-    let found = text.map(|text| retirement_marks(&text)).unwrap_or_default();
+    let found = retirement_marks(&String::from_utf8_lossy(&bytes));
     found
         .into_iter()
         .map(|mark| RetirementMark { emergency_from: mark.emergency_from.filter(|_| is_ours), ..mark })

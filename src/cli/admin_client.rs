@@ -1,6 +1,6 @@
 //! Client for the ops endpoints of services on this host: `/status`, `/metrics` and `/livez`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,11 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::{CliContext, CliError, FILE_TIMEOUT, run_with_timeout};
-use crate::app::discovery;
+use super::{CliContext, CliError, FILE_TIMEOUT, keyset_directories, print_stderr, run_with_timeout};
+use crate::app::discovery::{self, RunningService};
 use crate::app::tls::load_certificates;
 use crate::clock::UnixTime;
 use crate::config::{DEFAULT_CONFIG_FILE, KeyId, ListenAddress, Name, OpsAddress, OpsTls};
+use crate::doctor::escape_invisible;
 
 /// The largest response; the metrics of ten thousand keys are smaller.
 const MAX_ADMIN_RESPONSE_BYTES: usize = 32 << 20;
@@ -74,7 +75,7 @@ impl KeyMetrics {
             match (name, label("client")) {
                 ("tokenmint_live_tokens", _) => key.live_tokens = u64::try_from(value).unwrap_or(0),
                 ("tokenmint_key_fetched_timestamp_seconds", Some((_, client))) => {
-                    key.fetched.insert(client.to_owned(), UnixTime::from_seconds(value));
+                    key.fetched.insert(escape_invisible(client), UnixTime::from_seconds(value));
                 }
                 _ => {}
             }
@@ -142,32 +143,67 @@ impl AdminClient {
     /// # Errors
     /// No service is found, and the address can't be read.
     pub(crate) fn find(context: &CliContext<'_>, key_folders: &[PathBuf]) -> Result<Self, CliError> {
-        let configuration = context.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG_FILE));
-        let key_folders = key_folders.to_vec();
-        let found = run_with_timeout(FILE_TIMEOUT, move || {
-            let running = block_on(discovery::find_running()).unwrap_or_default();
-            let ours = running.into_iter().filter(|service| service.uses(&configuration, &key_folders));
-            ours.filter_map(discovery::RunningService::ops_address).collect::<Vec<_>>()
-        });
-        match found.unwrap_or_default() {
-            none if none.is_empty() => Ok(Self(vec![context.ops_address()?])),
-            found => Ok(Self(found)),
+        let configuration = configuration_path(context);
+        let folders = key_folders.to_vec();
+        let found = find_trusted(context, key_folders, move |service| service.uses(&configuration, &folders));
+        let found = found.into_iter().filter_map(RunningService::ops_address).collect::<Vec<_>>();
+        if found.is_empty() { Ok(Self(vec![context.ops_address()?])) } else { Ok(Self(found)) }
+    }
+
+    /// Returns the services that read the configuration of `context`.
+    pub(crate) fn readers(context: &CliContext<'_>) -> Vec<RunningService> {
+        let configuration = configuration_path(context);
+        find_by_trust(context, &[], move |service| service.reads(&configuration)).0
+    }
+
+    /// Finds the services that read the configuration of `context`.
+    ///
+    /// # Errors
+    /// There is none. The message says what answers at the address in the configuration.
+    pub(crate) fn find_readers(context: &CliContext<'_>) -> Result<Self, CliError> {
+        let configuration = configuration_path(context);
+        let file = context.config_description();
+        let found = find_trusted(context, &[], move |service| service.reads(&configuration));
+        if found.is_empty() {
+            let address = context.ops_address()?;
+            let listen = address.listen.to_string();
+            if matches!(fetch_status(&address), Err(QueryError::NotRunning)) {
+                return Err(CliError::Failed(format!("no service answers at {listen}, {NONE_VISIBLE}")));
+            }
+            let at = listen.clone();
+            let (others, _) = find_by_trust(context, &[], move |service| service.listen() == at);
+            return Err(CliError::Failed(match others.first() {
+                Some(other) => format!(
+                    "the service at {listen} reads {}, not {file}",
+                    other.configuration().map_or_else(
+                        || "environment variables".to_owned(),
+                        |path| escape_invisible(&path.display().to_string())
+                    )
+                ),
+                None => format!(
+                    "something answers at {listen}, but it isn't known which files it reads, {NONE_VISIBLE}. Run this \
+                     command where the service runs, as its user"
+                ),
+            }));
         }
+        Ok(Self(found.into_iter().filter_map(RunningService::ops_address).collect()))
     }
 
     /// Returns the addresses of all services on this host with a status that matches `matches`, whatever files they
     /// use.
-    pub(crate) fn addresses_where(matches: impl Fn(&StatusReply) -> bool) -> Vec<String> {
-        let running =
-            run_with_timeout(FILE_TIMEOUT, || block_on(discovery::find_running()).unwrap_or_default())
-                .unwrap_or_default();
-        let addresses = running.into_iter().filter_map(discovery::RunningService::ops_address);
+    pub(crate) fn addresses_where(
+        context: &CliContext<'_>,
+        matches: impl Fn(&StatusReply) -> bool,
+    ) -> Vec<String> {
+        let addresses =
+            find_by_trust(context, &[], |_| true).0.into_iter().filter_map(RunningService::ops_address);
         let matching = addresses.filter(|address| fetch_status(address).is_ok_and(|status| matches(&status)));
-        matching.map(|address| address.listen.to_string()).collect()
+        matching.map(|address| escape_invisible(&address.listen.to_string())).collect()
     }
 
     pub(crate) fn address(&self) -> String {
-        self.0.iter().map(|address| address.listen.to_string()).collect::<Vec<_>>().join(" and ")
+        let addresses = self.0.iter().map(|address| escape_invisible(&address.listen.to_string()));
+        addresses.collect::<Vec<_>>().join(" and ")
     }
 
     /// Returns the key metrics of the first service that answers.
@@ -214,12 +250,61 @@ impl AdminClient {
     }
 }
 
+/// The sentence for a service that isn't found: it may run all the same.
+pub(super) const NONE_VISIBLE: &str =
+    "and no service with these files is visible from here (one in a container isn't)";
+
+fn configuration_path(context: &CliContext<'_>) -> PathBuf {
+    context.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG_FILE))
+}
+
+/// Returns the services on this host that match `matches` and run as a user that could use the files of `context` or of
+/// `key_folders` ([`discovery::FoundService::is_trusted`]), and the users of the others that match.
+fn find_by_trust(
+    context: &CliContext<'_>,
+    key_folders: &[PathBuf],
+    matches: impl Fn(&RunningService) -> bool + Send + 'static,
+) -> (Vec<RunningService>, BTreeSet<u32>) {
+    let configuration = configuration_path(context);
+    let keysets = context.keysets().unwrap_or_default();
+    let configured = keyset_directories(&keysets).map(|(_, directory)| directory.to_path_buf());
+    let folders: Vec<PathBuf> = configured.chain(key_folders.iter().cloned()).collect();
+    let found = run_with_timeout(FILE_TIMEOUT, move || {
+        let running = block_on(discovery::find_running()).unwrap_or_default().into_iter();
+        let matching = running.filter(|service| matches(&service.description));
+        matching.partition::<Vec<_>, _>(|service| service.is_trusted(&configuration, &folders))
+    });
+    let (trusted, ignored) = found.unwrap_or_default();
+    let trusted = trusted.into_iter().map(|service| service.description).collect();
+    (trusted, ignored.iter().map(|service| service.user).collect())
+}
+
+/// Returns the trusted services that match, and prints a warning for the others.
+fn find_trusted(
+    context: &CliContext<'_>,
+    key_folders: &[PathBuf],
+    matches: impl Fn(&RunningService) -> bool + Send + 'static,
+) -> Vec<RunningService> {
+    let (trusted, ignored_users) = find_by_trust(context, key_folders, matches);
+    for user in ignored_users {
+        print_stderr(&format!(
+            "warning: ignored a process of user {user} that answers as the service: that user can't read these keys"
+        ));
+    }
+    trusted
+}
+
 fn fetch_status(address: &OpsAddress) -> Result<StatusReply, QueryError> {
     let body = fetch(address, "/status")?;
-    serde_json::from_slice(&body).map_err(|_| {
+    let mut status: StatusReply = serde_json::from_slice(&body).map_err(|_| {
         let message = "the response isn't from tokenmint, or is from an older version".to_owned();
         QueryError::Failed(message)
-    })
+    })?;
+    // They are printed to a terminal, and the peer may be another program.
+    for FieldProblemReply { field, message } in &mut status.reload.problems {
+        (*field, *message) = (escape_invisible(field), escape_invisible(message));
+    }
+    Ok(status)
 }
 
 fn fetch(address: &OpsAddress, path: &str) -> Result<Bytes, QueryError> {

@@ -1,13 +1,17 @@
 //! `tokenmint check`: loads everything that `serve` would load, and reports what is wrong.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
 use super::admin_client::{AdminClient, QueryError, ReloadStatusReply};
-use super::{CliContext, CliError, print_json, print_line, print_stderr};
+use super::{CliContext, CliError, is_same_folder, keyset_directories, print_json, print_line, print_stderr};
 use crate::app;
+use crate::app::discovery::RunningService;
+use crate::config::Config;
+use crate::doctor::escape_invisible;
 
 /// The longest wait for the service's next check of its files.
 const CHECK_RELOAD_TIMEOUT: Duration = Duration::from_secs(15);
@@ -19,7 +23,7 @@ const RUNNING_NOT_CHECKED: &str = "not checked: whether the running service acce
 /// Load everything that `serve` would load, and report what is wrong
 ///
 /// Exits with 64 if something is wrong, and with 0 if there are only warnings. With --running, exits with 1 if the
-/// service rejects the files or doesn't answer.
+/// service rejects the files, reads others or doesn't answer.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint check --config tokenmint.toml && systemctl restart tokenmint")]
 pub(super) struct CheckCommand {
@@ -42,7 +46,7 @@ impl CheckCommand {
         };
         let state_directory = app::shared_state_directory(&loaded.config);
         let warnings: Vec<_> = loaded.warnings().chain(&state_directory).collect();
-        let running = self.running.then(|| wait_for_reload(context)).transpose()?;
+        let running = self.running.then(|| wait_for_reload(context, &loaded.config)).transpose()?;
         let refused = running.as_ref().is_some_and(|running| !running.in_force);
         if self.json {
             let problems: Vec<_> = running.iter().flat_map(|running| &running.problems).collect();
@@ -83,25 +87,59 @@ impl CheckCommand {
 }
 
 /// Waits until the running service has checked the current files, and returns the result.
-fn wait_for_reload(context: &CliContext<'_>) -> Result<ReloadStatusReply, CliError> {
-    let service = AdminClient::find(context, &[])?;
+///
+/// # Errors
+/// The service reads other files, doesn't answer, or doesn't check its files.
+fn wait_for_reload(context: &CliContext<'_>, config: &Config) -> Result<ReloadStatusReply, CliError> {
+    let service = AdminClient::find_readers(context)?;
     let now = context.clock_and_rng.clock.now().seconds();
     let result = service
         .wait_until(CHECK_RELOAD_TIMEOUT, |status| status.reload.looked_at.is_some_and(|began| began > now));
-    match result {
-        Ok((true, status)) => Ok(status.reload),
-        Ok((false, _)) => Err(CliError::Failed(format!(
-            "the service at {} has not checked its files for {} s: does a mount hang?",
-            service.address(),
-            CHECK_RELOAD_TIMEOUT.as_secs()
-        ))),
+    let reload = match result {
+        Ok((true, status)) => status.reload,
+        Ok((false, _)) => {
+            return Err(CliError::Failed(format!(
+                "the service at {} has not checked its files for {} s: does a mount hang?",
+                service.address(),
+                CHECK_RELOAD_TIMEOUT.as_secs()
+            )));
+        }
         Err(QueryError::NotRunning) => {
-            Err(CliError::Failed(format!("no service runs at {}", service.address())))
+            return Err(CliError::Failed(format!("no service answers at {}", service.address())));
         }
         Err(QueryError::Failed(reason)) => {
-            Err(CliError::Failed(format!("the service at {} can't be reached: {reason}", service.address())))
+            return Err(CliError::Failed(format!(
+                "the service at {} can't be reached: {reason}",
+                service.address()
+            )));
         }
+    };
+    if reload.in_force {
+        // The service may have read another `directory` only now.
+        check_key_folders(config, &AdminClient::readers(context))?;
     }
+    Ok(reload)
+}
+
+/// Rejects services whose key folders aren't those of `config`: environment variables override the file.
+fn check_key_folders(config: &Config, services: &[RunningService]) -> Result<(), CliError> {
+    let ours: Vec<&Path> = keyset_directories(&config.keysets).map(|(_, directory)| directory).collect();
+    for service in services {
+        let theirs = service.key_folders();
+        let missing = ours.iter().find(|folder| !theirs.iter().any(|other| is_same_folder(other, folder)));
+        let extra = theirs.iter().find(|folder| !ours.iter().any(|other| is_same_folder(other, folder)));
+        let (which, folder) = match (missing, extra) {
+            (Some(folder), _) => ("doesn't read", *folder),
+            (None, Some(folder)) => ("also reads", folder.as_path()),
+            (None, None) => continue,
+        };
+        return Err(CliError::Failed(format!(
+            "the running service {which} the key folder {}: an environment variable of the service or of this command \
+             overrides the configuration file",
+            escape_invisible(&folder.display().to_string())
+        )));
+    }
+    Ok(())
 }
 
 fn pluralize(count: usize, what: &str) -> String {

@@ -35,7 +35,7 @@ pub const EXIT_CODES: &[(&str, &[(i32, &str)])] = &[
         "check",
         &[
             (0, "The configuration is valid. Warnings don't change the code."),
-            (1, "With `--running`: the service refuses these files, or no service answers."),
+            (1, "With `--running`: the service refuses these files or reads others, or no service answers."),
             (64, "The configuration or a file that it names is invalid."),
         ],
     ),
@@ -43,7 +43,7 @@ pub const EXIT_CODES: &[(&str, &[(i32, &str)])] = &[
         "keys new",
         &[
             (0, "The key was written."),
-            (1, "A file of this key id exists, or the folder has a key and no `keyset.toml`."),
+            (1, "A file of this key id exists, or the folder has a key and no `keyset.toml`, or is locked."),
             (64, "The configuration is invalid."),
         ],
     ),
@@ -63,7 +63,7 @@ pub const EXIT_CODES: &[(&str, &[(i32, &str)])] = &[
             (0, "The key is gone, also from the service on this host if one runs."),
             (
                 1,
-                "There is no such key, a copy of it is left, the service refuses its replacement, or the configuration can't be read.",
+                "The key isn't retired, a copy of it is left, or the service refuses its replacement. The message says which.",
             ),
             (64, "The key is retired, but errors in `keyset.toml` hide which key signs next."),
         ],

@@ -51,8 +51,9 @@ use crate::clock::{NoRandomness, Randomness};
 use crate::config::values::parse_whole_seconds;
 use crate::config::{
     AuditLogMode, CONFIG_VARIABLE, Config, DEFAULT_CONFIG_FILE, Environment, InvalidConfig, KeysetConfig,
-    ListenAddress, Name, OpsAddress, Problem, ValueOrigin,
+    KeysetSource, ListenAddress, Name, OpsAddress, Problem, ValueOrigin,
 };
+use crate::files::is_same_file;
 use crate::hash::sha256;
 
 pub use exit_codes::{COMMON_EXIT_CODES, EXIT_CODES};
@@ -308,6 +309,22 @@ fn run_with_timeout<T: Send + 'static>(
         let _ = sender.send(act());
     });
     receiver.recv_timeout(patience).ok()
+}
+
+/// Returns the keysets that have a directory.
+fn keyset_directories(
+    keysets: &BTreeMap<Name, KeysetConfig>,
+) -> impl Iterator<Item = (&KeysetConfig, &Path)> {
+    keysets.values().filter_map(|keyset| match &keyset.keys {
+        KeysetSource::Directory(directory) => Some((keyset, directory.as_path())),
+        KeysetSource::File { .. } | KeysetSource::Text { .. } => None,
+    })
+}
+
+/// Whether both paths lead to the same folder. A folder that doesn't answer counts as another one.
+fn is_same_folder(other: &Path, directory: &Path) -> bool {
+    let (one, two) = (other.to_path_buf(), directory.to_path_buf());
+    one == two || run_with_timeout(FILE_TIMEOUT, move || is_same_file(&one, &two)).unwrap_or(false)
 }
 
 /// Prints a notice if reading takes longer than [`SLOW_READ_NOTICE_AFTER`], so that a hanging mount isn't silent.

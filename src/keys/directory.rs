@@ -1,19 +1,19 @@
 //! Changes to a key directory by a command: locked, atomic and verified.
 //!
 //! - One command at a time: the directory is locked (flock) from the read of `keyset.toml` until its replacement, where the file
-//!   system has locks. The text is compared once more right before the replacement, as editors take no lock.
+//!   system has locks. Only a retirement proceeds without the lock, after a short wait. The text is compared once more right before the replacement, as editors take no lock.
 //! - A file is replaced atomically: write, sync, rename, sync of the directory. The temporary file has a random name, and only
-//!   this process opens it (`O_EXCL`).
+//!   this process opens it (`O_EXCL`). A retirement that can't replace `keyset.toml` appends to it.
 //! - New files get the owner, group and mode of similar files in the directory, so that the service can read files that root writes.
 //! - A written `keyset.toml` is read again, and must hold the intended text.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -22,7 +22,7 @@ use tempfile::NamedTempFile;
 use thiserror::Error;
 
 use super::directory_contents::DirectoryContents;
-use super::key_file::read_schedule_unchecked;
+use super::key_file::{read_schedule_bytes, read_schedule_unchecked};
 use super::schedule::{SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleEntry, retirement_marks};
 use super::schedule_document::ScheduleDocument;
 use crate::clock::UnixTime;
@@ -36,7 +36,11 @@ pub(crate) enum DirectoryError {
     File { path: PathBuf, reason: String },
     #[error("the key folder can't be opened ({0}): look at `directory` in the configuration")]
     NoDirectory(io::Error),
-    #[error("{}: another command is changing it; run this one again", .0.display())]
+    #[error(
+        "{}: another process has locked this folder (flock) for ten seconds; nothing was written. `fuser -v {}` names the \
+         process: wait for it or end it, then run the command again",
+        .0.display(), .0.display()
+    )]
     Locked(PathBuf),
     #[error(
         "{} was changed by somebody else meanwhile; nothing was written: run the command again",
@@ -80,6 +84,7 @@ pub(crate) struct KeyDirectory {
     path: PathBuf,
     /// Open for its lock.
     _lock: File,
+    lock_result: LockResult,
 }
 
 impl KeyDirectory {
@@ -88,17 +93,27 @@ impl KeyDirectory {
     /// # Errors
     /// The directory can't be opened, or another command still holds the lock.
     pub(crate) fn lock(path: &Path) -> Result<Self, DirectoryError> {
-        let lock = File::open(path).map_err(|error| {
-            if path.exists() {
-                let reason = format!("can't be opened: {error}");
-                DirectoryError::File { path: path.to_path_buf(), reason }
-            } else {
-                // The path isn't shown, as it may be a key that somebody configured in place of a path.
-                DirectoryError::NoDirectory(error)
-            }
-        })?;
-        acquire_lock(&lock, path)?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        let lock = open_directory(path)?;
+        match acquire_lock(&lock, path, LOCK_TIMEOUT)? {
+            LockResult::HeldByAnother => Err(DirectoryError::Locked(path.to_path_buf())),
+            lock_result => Ok(Self { path: path.to_path_buf(), _lock: lock, lock_result }),
+        }
+    }
+
+    /// Locks the directory for a retirement. Every user who can read the directory can hold the lock, so a retirement waits
+    /// only briefly and then proceeds without it: the comparison before the write remains.
+    ///
+    /// # Errors
+    /// The directory can't be opened.
+    pub(crate) fn lock_for_retirement(path: &Path) -> Result<Self, DirectoryError> {
+        let lock = open_directory(path)?;
+        let lock_result =
+            acquire_lock(&lock, path, RETIREMENT_LOCK_TIMEOUT).unwrap_or(LockResult::Unavailable);
+        Ok(Self { path: path.to_path_buf(), _lock: lock, lock_result })
+    }
+
+    pub(crate) fn is_locked_by_another(&self) -> bool {
+        self.lock_result == LockResult::HeldByAnother
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -134,16 +149,50 @@ impl KeyDirectory {
         Ok(ScheduleFile { directory: self, path, read, document, publish_lead })
     }
 
-    /// Whether `keyset.toml` lists the key, even if that file is otherwise invalid. Without that file: whether the key is the
-    /// only one.
+    /// Retires `kid` by an entry of its own at the end of `keyset.toml`, whatever the rest of the file holds. If the file can't be
+    /// replaced, for example on a full disk, the entry is written into it in place; the file's last block usually has room.
     ///
     /// # Errors
-    /// `keyset.toml` can't be read or isn't TOML, or is missing where the directory doesn't hold exactly one key.
-    pub(crate) fn lists_kid(&self, kid: &KeyId) -> Result<bool, DirectoryError> {
+    /// The file can't be read or written. Nothing was written, unless [`DirectoryError::is_written`] is true.
+    pub(crate) fn append_retirement(&self, kid: &KeyId, at: UnixTime) -> Result<(), DirectoryError> {
         let path = self.path.join(SCHEDULE_FILE);
-        let Some(text) = read_schedule_text(&path)? else { return Ok(only_key(&self.path)? == *kid) };
-        ScheduleDocument::parse(&path.display().to_string(), &text).map_err(DirectoryError::Schedule)?;
-        Ok(retirement_marks(&text).iter().any(|mark| mark.kid == *kid))
+        let read = || {
+            let bytes = read_schedule_bytes(&path);
+            bytes.map_err(|reason| DirectoryError::File { path: path.clone(), reason })
+        };
+        let before = read()?;
+        let is_retired = |bytes: &[u8]| {
+            let marks = retirement_marks(&String::from_utf8_lossy(bytes));
+            marks.iter().any(|mark| mark.kid == *kid && mark.retired.is_some())
+        };
+        let old = before.as_deref().unwrap_or_default();
+        if is_retired(old) {
+            return Ok(());
+        }
+        let mut entry = ScheduleDocument::empty(SCHEDULE_FILE);
+        entry.apply(&ScheduleChange::Add(ScheduleEntry {
+            retired: Some(at),
+            ..ScheduleEntry::without_dates(kid.clone())
+        }));
+        let line_end = if old.is_empty() || old.ends_with(b"\n") { "" } else { "\n" };
+        let added = format!("{line_end}{}", entry.text());
+        let new = [old, added.as_bytes()].concat();
+        if !is_retired(&new) {
+            let wanted = ScheduleChange::Retire { kid: kid.clone(), at }.manual_edit();
+            return Err(DirectoryError::NotEdited { path, wanted });
+        }
+        let replaced = self.replace_if(&path, &new, || Ok(read()? == before));
+        match replaced {
+            Err(failure @ DirectoryError::File { .. }) if before.is_some() => {
+                append_in_place(&path, old.len() as u64, added.as_bytes()).map_err(|_| failure)?;
+            }
+            other => other?,
+        }
+        if read()?.is_some_and(|bytes| is_retired(&bytes)) {
+            Ok(())
+        } else {
+            Err(DirectoryError::Overwritten(path))
+        }
     }
 
     /// Creates a file that the service can read.
@@ -160,10 +209,20 @@ impl KeyDirectory {
 
     /// Replaces the file at `path`, if it still holds `read`. A symbolic link stays; its target is replaced.
     fn replace(&self, path: &Path, read: Option<&String>, content: &[u8]) -> Result<(), DirectoryError> {
+        self.replace_if(path, content, || Ok(read_schedule_text(path)?.as_ref() == read))
+    }
+
+    /// Replaces the file at `path`, if `is_unchanged` is true right before.
+    fn replace_if(
+        &self,
+        path: &Path,
+        content: &[u8],
+        is_unchanged: impl Fn() -> Result<bool, DirectoryError>,
+    ) -> Result<(), DirectoryError> {
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let file = self.write_temporary(&target, content)?;
         // As late as possible: an editor takes no lock.
-        if read_schedule_text(path)?.as_ref() != read {
+        if !is_unchanged()? {
             return Err(DirectoryError::ChangedMeanwhile(path.to_path_buf()));
         }
         file.persist(&target).map_err(|error| self.write_error(path, &error.error))?;
@@ -173,9 +232,10 @@ impl KeyDirectory {
     /// Writes `content` to a temporary file beside `path`, with the permissions that [`OwnerAndMode::for_file`] chooses.
     fn write_temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
         let failed = |error: io::Error| self.write_error(path, &error);
+        self.remove_stale_temporary_files();
         let access = OwnerAndMode::for_file(path).map_err(failed)?;
         let mut file = tempfile::Builder::new()
-            .prefix(".keyset-")
+            .prefix(TEMPORARY_PREFIX)
             .tempfile_in(parent_directory(path))
             .map_err(failed)?;
         access.apply_to(file.as_file()).map_err(|error| DirectoryError::File {
@@ -188,6 +248,18 @@ impl KeyDirectory {
         file.write_all(content).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         Ok(file)
+    }
+
+    /// Removes the temporary files of commands that were killed; one may hold a private key. Only the holder of the lock
+    /// does this: no other command has a temporary file then, except a retirement without the lock, which is tried again in
+    /// place.
+    fn remove_stale_temporary_files(&self) {
+        let listing = fs::read_dir(&self.path).ok().filter(|_| self.lock_result == LockResult::Locked);
+        for entry in listing.into_iter().flatten().filter_map(Result::ok) {
+            if entry.file_name().as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Syncs the directory of `path`, which makes a rename durable.
@@ -206,6 +278,9 @@ impl KeyDirectory {
     fn write_error(&self, path: &Path, error: &io::Error) -> DirectoryError {
         let reason = match error.kind() {
             ErrorKind::AlreadyExists => "is there already, and nothing is overwritten".to_owned(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                format!("can't be written: {error}; free space on its file system, and run the command again")
+            }
             _ => format!("can't be written: {error}"),
         };
         DirectoryError::File { path: path.to_path_buf(), reason }
@@ -317,21 +392,79 @@ impl ScheduleChange {
     }
 }
 
-/// Locks the directory, and waits for another command's lock. On a file system without locks, like some network file systems, it
-/// succeeds without one: the comparison before the write remains.
-fn acquire_lock(directory: &File, path: &Path) -> Result<(), DirectoryError> {
-    const LOCK_ATTEMPTS: u32 = 100;
-    for _ in 0..LOCK_ATTEMPTS {
+/// The longest wait for another command's lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest wait of a retirement. A command holds the lock for milliseconds.
+const RETIREMENT_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+/// The prefix of the names of temporary files.
+const TEMPORARY_PREFIX: &str = ".keyset-";
+
+fn open_directory(path: &Path) -> Result<File, DirectoryError> {
+    File::open(path).map_err(|error| {
+        if path.exists() {
+            let reason = format!("can't be opened: {error}");
+            DirectoryError::File { path: path.to_path_buf(), reason }
+        } else {
+            // The path isn't shown, as it may be a key that somebody configured in place of a path.
+            DirectoryError::NoDirectory(error)
+        }
+    })
+}
+
+/// Whether the key directory at `path` has the key: `keyset.toml` lists it, or `KID.key` is there.
+///
+/// # Errors
+/// The directory can't be opened, or its `keyset.toml` can't be read.
+pub(crate) fn holds_kid(path: &Path, kid: &KeyId) -> Result<bool, DirectoryError> {
+    open_directory(path)?;
+    if path.join(format!("{kid}.key")).exists() {
+        return Ok(true);
+    }
+    let schedule = path.join(SCHEDULE_FILE);
+    let bytes = read_schedule_bytes(&schedule);
+    let bytes = bytes.map_err(|reason| DirectoryError::File { path: schedule, reason })?.unwrap_or_default();
+    Ok(retirement_marks(&String::from_utf8_lossy(&bytes)).iter().any(|mark| mark.kid == *kid))
+}
+
+/// Writes `added` behind the first `length` bytes of the file. If that fails, the file keeps its old length.
+fn append_in_place(path: &Path, length: u64, added: &[u8]) -> io::Result<()> {
+    let file = OpenOptions::new().append(true).open(path)?;
+    if file.metadata()?.len() != length {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    let written = (&file).write_all(added).and_then(|()| file.sync_all());
+    written.inspect_err(|_| {
+        let _ = file.set_len(length);
+    })
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LockResult {
+    Locked,
+    /// The file system has no locks, like some network file systems. The comparison before the write remains.
+    Unavailable,
+    HeldByAnother,
+}
+
+/// Locks the directory, and waits for another command's lock.
+fn acquire_lock(directory: &File, path: &Path, time_limit: Duration) -> Result<LockResult, DirectoryError> {
+    let begin = Instant::now();
+    loop {
         match flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::BADF) => return Ok(()),
-            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(Duration::from_millis(100)),
+            Ok(()) => return Ok(LockResult::Locked),
+            Err(Errno::NOLCK | Errno::NOTSUP | Errno::NOSYS | Errno::BADF) => {
+                return Ok(LockResult::Unavailable);
+            }
+            Err(Errno::WOULDBLOCK | Errno::INTR) if begin.elapsed() < time_limit => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(LockResult::HeldByAnother),
             Err(error) => {
                 let reason = format!("can't be locked: {}", io::Error::from(error));
                 return Err(DirectoryError::File { path: path.to_path_buf(), reason });
             }
         }
     }
-    Err(DirectoryError::Locked(path.to_path_buf()))
 }
 
 fn read_schedule_text(path: &Path) -> Result<Option<String>, DirectoryError> {

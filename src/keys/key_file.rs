@@ -72,6 +72,21 @@ pub(crate) fn read_schedule_unchecked(path: &Path) -> Result<Option<String>, Str
     }
 }
 
+/// Reads the bytes of `keyset.toml`, which may be anything. `None` if there is no such file.
+///
+/// # Errors
+/// Says why the file can't be read.
+pub(crate) fn read_schedule_bytes(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    match OpenedFile::open(path) {
+        Err(FileError::Open(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+        Ok(file) => {
+            let bytes = file.read(MAX_FILE_SIZE).map_err(|error| error.to_string())?;
+            Ok(Some(bytes.to_vec()))
+        }
+    }
+}
+
 fn schedule_text(file: OpenedFile) -> Result<String, String> {
     let bytes = file.read(MAX_FILE_SIZE).map_err(|error| error.to_string())?;
     String::from_utf8(bytes.to_vec()).map_err(|_| "isn't text; it must be TOML in UTF-8".to_owned())

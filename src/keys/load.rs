@@ -314,6 +314,14 @@ impl<'a> Loader<'a> {
                 ));
             }
         }
+        // Without this check, an emptied file to which a retirement was appended would remove every other key.
+        let unlisted = contents.keys.keys().find(|kid| schedule.entry(kid).is_none());
+        if let Some(kid) = unlisted.filter(|_| schedule.entries.iter().all(|entry| entry.retired.is_some())) {
+            let message = format!(
+                "lists retired keys only, but {kid}.key is beside it: list `{kid}` too, with `sign_from`, or move its files away"
+            );
+            self.problems.push(Problem::new(field, directory.join(SCHEDULE_FILE).display(), message));
+        }
         for warning in &schedule.warnings {
             let problem = Problem::warning(
                 WarningCode::RetiredWithoutDate,

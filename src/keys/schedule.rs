@@ -136,10 +136,10 @@ pub struct RetirementMark {
     pub(crate) emergency_from: Option<UnixTime>,
 }
 
-/// Returns the mark of each `[[key]]` that has a valid `kid`, retired or not. `document` may be an invalid `keyset.toml`;
-/// if it isn't TOML, there are no marks.
+/// Returns the mark of each `[[key]]` that has a valid `kid`, retired or not. `document` may be an invalid `keyset.toml`. If it
+/// isn't TOML, its lines are read one by one.
 pub fn retirement_marks(document: &str) -> Vec<RetirementMark> {
-    let Ok(root) = source::parse_toml(SCHEDULE_FILE, document) else { return Vec::new() };
+    let Ok(root) = source::parse_toml(SCHEDULE_FILE, document) else { return marks_by_line(document) };
     let ConfigValue::Table(root) = &root.value else { return Vec::new() };
     let Some(ConfigValue::List(keys)) = root.get("key").map(|node| &node.value) else { return Vec::new() };
     let tables = keys.iter().filter_map(|node| match &node.value {
@@ -152,16 +152,43 @@ pub fn retirement_marks(document: &str) -> Vec<RetirementMark> {
             let emergency = table.get("emergency").and_then(|node| parse_flag(node).ok()).unwrap_or_default();
             Some(RetirementMark {
                 kid: KeyId::parse(&parse_string(table.get("kid")?).ok()?).ok()?,
-                // Without a valid date it is a retirement all the same, as of now.
-                retired: table.get("retired").and_then(|node| match parse_retirement(node) {
-                    Ok(None) => None,
-                    Ok(Some(Retirement::At(at))) => Some(at),
-                    Ok(Some(Retirement::Undated)) | Err(_) => Some(UnixTime::from_seconds(i64::MAX)),
-                }),
+                retired: table.get("retired").and_then(retirement_date),
                 emergency_from: sign_from.filter(|_| emergency),
             })
         })
         .collect()
+}
+
+/// The date of `retired = …`. Without a valid date it is a retirement all the same, as of now.
+fn retirement_date(node: &ConfigNode) -> Option<UnixTime> {
+    match parse_retirement(node) {
+        Ok(None) => None,
+        Ok(Some(Retirement::At(at))) => Some(at),
+        Ok(Some(Retirement::Undated)) | Err(_) => Some(UnixTime::from_seconds(i64::MAX)),
+    }
+}
+
+/// The marks of a text that isn't TOML, for example one with the marks of a merge conflict. A `kid` and a `retired` count
+/// together if both are lines of one `[[key]]`, in this order. Which key signs instead isn't read from such a text.
+fn marks_by_line(document: &str) -> Vec<RetirementMark> {
+    let mut marks: Vec<RetirementMark> = Vec::new();
+    let mut is_in_key = false;
+    for line in document.lines().map(str::trim) {
+        if line.starts_with('[') {
+            is_in_key = false;
+        }
+        let Ok(root) = source::parse_toml(SCHEDULE_FILE, line) else { continue };
+        let ConfigValue::Table(table) = &root.value else { continue };
+        if let Some(kid) = table.get("kid").and_then(|node| KeyId::parse(&parse_string(node).ok()?).ok()) {
+            is_in_key = true;
+            marks.push(RetirementMark { kid, retired: None, emergency_from: None });
+        }
+        let retired = table.get("retired").and_then(retirement_date);
+        if let Some(mark) = marks.last_mut().filter(|_| is_in_key) {
+            mark.retired = mark.retired.or(retired);
+        }
+    }
+    marks
 }
 
 /// Parses `keyset.toml`. A key with `added` may sign `publish_lead` later at the earliest, unless it is an emergency.
@@ -344,5 +371,28 @@ mod tests {
         assert!(found[0].retired.is_some() && found[1].retired.is_none());
         let inline = retirement_marks("key = [{ kid = \"a\", retired = true }]");
         assert!(inline[0].retired.is_some());
+    }
+
+    /// Each text isn't TOML, and retires `a` only.
+    #[test]
+    fn a_retirement_is_found_in_a_text_that_is_not_toml() {
+        let entry = "[[key]]\nkid = \"a\"\nretired = 2026-11-30T00:00:00Z\n";
+        let other = "[[key]]\nkid = \"b\"\nsign_from = 2026-11-29T00:00:00Z\n";
+        for text in [
+            format!("{other}]]\n{entry}"),
+            format!("<<<<<<< HEAD\n{other}=======\n{entry}>>>>>>> x\n{other}"),
+            format!("[[key]]\nki\n{entry}{other}"),
+            format!("\u{fffd}\u{fffd}\0\0\n{entry}"),
+            format!("[[key]]\nkid = \"b\n{entry}"),
+            format!("key = [{{ kid = \"b\" }}]\n{entry}"),
+            format!("{entry}[other]\nretired = true\n]]\n{other}[other]\nretired = true\n"),
+            format!("{other}# kid = \"c\"\n# retired = true\n]]\n{entry}"),
+        ] {
+            assert!(source::parse_toml(SCHEDULE_FILE, &text).is_err(), "{text}");
+            let marks = retirement_marks(&text);
+            let retired = marks.iter().filter(|mark| mark.retired.is_some()).map(|mark| mark.kid.as_str());
+            assert_eq!(retired.collect::<Vec<_>>(), ["a"], "{text}");
+            assert!(marks.iter().all(|mark| mark.emergency_from.is_none()));
+        }
     }
 }

@@ -48,9 +48,12 @@ impl ScheduleDocument {
     pub fn apply(&mut self, change: &ScheduleChange) {
         match change {
             ScheduleChange::Add(entry) => self.append(entry),
-            ScheduleChange::Retire { kid, at } => self.edit_entries(kid, |key| {
-                key.insert("retired", datetime_item(*at));
-            }),
+            ScheduleChange::Retire { kid, at } => {
+                self.edit_entries(kid, |key| {
+                    key.insert("retired", datetime_item(*at));
+                });
+                self.merge_appended_entry(kid);
+            }
             ScheduleChange::Promote { kid, at } => self.edit_entries(kid, |key| {
                 key.insert("sign_from", datetime_item(*at));
                 key.insert("emergency", value(true));
@@ -63,6 +66,7 @@ impl ScheduleDocument {
             ("added", entry.added.map(datetime_item)),
             ("sign_from", entry.sign_from.map(datetime_item)),
             ("emergency", entry.emergency.then(|| value(true))),
+            ("retired", entry.retired.map(datetime_item)),
         ];
         let mut fields: Vec<(&str, Item)> =
             fields.into_iter().filter_map(|(name, field)| Some((name, field?))).collect();
@@ -74,6 +78,19 @@ impl ScheduleDocument {
             let fields =
                 fields.into_iter().filter_map(|(name, field)| Some((name, field.into_value().ok()?)));
             keys.push(fields.collect::<InlineTable>());
+        }
+    }
+
+    /// Removes an entry that only retires `kid`, if another entry of `kid` stays: a retirement that couldn't edit the file
+    /// appended it.
+    fn merge_appended_entry(&mut self, kid: &KeyId) {
+        let Some(keys) = self.document.get_mut("key").and_then(Item::as_array_of_tables_mut) else { return };
+        let is_of_kid = |key: &toml_edit::Table| key.get("kid").and_then(Item::as_str) == Some(kid.as_str());
+        let is_appended = |key: &toml_edit::Table| {
+            is_of_kid(key) && key.iter().all(|(field, _)| ["kid", "retired"].contains(&field))
+        };
+        if keys.iter().any(|key| is_of_kid(key) && !is_appended(key)) {
+            keys.retain(|key| !is_appended(key));
         }
     }
 
@@ -104,6 +121,22 @@ mod tests {
     use super::*;
 
     const LEAD: Duration = Duration::from_hours(24);
+
+    /// The second run of a retirement that appended an entry makes one entry of the two.
+    #[test]
+    fn an_appended_retirement_is_merged_into_the_entry_of_its_key() {
+        let text = "[[key]]\nkid = \"a\"\nsign_from = 2026-01-01T00:00:00Z\n[[key]]\nkid = \"b\"\nretired = true\n\
+                    [[key]]\nkid = \"a\"\nretired = 2026-11-30T00:00:00Z\n";
+        let mut document = ScheduleDocument::parse("keyset.toml", text).expect("TOML");
+        assert!(document.schedule(LEAD).is_err(), "listed twice");
+        let kid = KeyId::parse("a").expect("an id");
+        let at = UnixTime::from_seconds(1_796_083_200);
+        document.apply(&ScheduleChange::Retire { kid: kid.clone(), at });
+        let schedule = document.schedule(LEAD).expect("valid");
+        assert_eq!(schedule.entries.len(), 2, "{}", document.text());
+        let entry = schedule.entry(&kid).expect("listed");
+        assert!(entry.sign_from.is_some() && entry.retired == Some(at), "{entry:?}");
+    }
 
     /// For each way to write the entries and each edit: the text then states the change, and the comments stay.
     #[test]

@@ -268,6 +268,14 @@ const SOURCE: &[&str] = &[
     "can't be opened: …",
     // `retirement::a_retirement_reports_other_refusals_and_needs_no_unlisted_key` and others.
     "doesn't sign in its place",
+    "is not retired, and a service that uses it still does",
+    "its last [[key]] retires",
+    "lists retired keys only, but",
+    "another process has locked",
+    // They need other users or network namespaces.
+    "but it isn't known which files it reads",
+    "that answers as the service: that user can't read these keys",
+    "(one in a container isn't)",
     // Load.
     "the service is overloaded and can't answer in time",
     // A refusal of Salesforce.

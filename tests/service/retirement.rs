@@ -434,6 +434,147 @@ async fn commands_report_a_broken_schedule_without_quoting_it() {
     drop(service);
 }
 
+/// Each row makes a `keyset.toml` from the valid one. The key is gone, the next key signs, and the command says what to fix.
+#[tokio::test]
+async fn a_key_is_retired_whatever_is_in_its_schedule() {
+    type Break = fn(&str) -> Option<Vec<u8>>;
+    let breaks: [(&str, Break); 7] = [
+        ("no TOML", |text| Some(format!("{text}\n]]\n").into())),
+        ("a merge conflict", |text| Some(format!("<<<<<<< HEAD\n{text}=======\n>>>>>>> x\n").into())),
+        ("cut in a line", |text| Some(text.as_bytes()[..text.len() - 20].to_vec())),
+        ("cut in the first entry", |text| Some(text.as_bytes()[..12].to_vec())),
+        ("empty", |_| Some(Vec::new())),
+        ("binary", |_| Some(b"\xff\xfe\0\0".to_vec())),
+        ("no file", |_| None),
+    ];
+    let _timed = timed();
+    for (what, break_it) in breaks {
+        for by_directory in [false, true] {
+            let (workspace, service) = serving().await;
+            let path = workspace.path("keys/web/keyset.toml");
+            match break_it(&fs::read_to_string(&path).expect("a schedule")) {
+                Some(bytes) => fs::write(&path, bytes).expect("written"),
+                None => fs::remove_file(&path).expect("removed"),
+            }
+            let directory = ["--directory", "keys/web"];
+            let more = if by_directory { &directory[..] } else { &[] };
+            let ran = workspace.run(&[&["keys", "retire", "WebAppKey2", "--now"], more].concat());
+            assert_eq!(ran.code(), 64, "{what}: {}{}", ran.stdout, ran.stderr);
+            assert!(ran.stdout.contains("has dropped it"), "{what}: {}", ran.stdout);
+            let hint = if what == "cut in a line" { "line " } else { "keep that `retired`" };
+            assert!(ran.stderr.contains(hint), "{what}: {}", ran.stderr);
+            assert!(!is_published(&service, "WebAppKey2").await, "{what}");
+            // The reload of the files, which `check --running` awaits, removes no other key.
+            let checked = workspace.run(&["check", "--running"]);
+            assert_eq!(checked.code(), 64, "{what}: {}", checked.stderr);
+            let is_empty = matches!(what, "empty" | "no file");
+            service.logged(if is_empty { "lists retired keys only" } else { "web/keyset.toml" }).await;
+            assert_eq!(kid(&service).await, "WebAppKey1", "{what}");
+            assert!(is_published(&service, "WebAppKey3").await, "{what}");
+        }
+    }
+}
+
+/// The file is fixed, and the same command completes the retirement: the next key is promoted.
+#[tokio::test]
+async fn a_second_run_completes_the_retirement_of_a_fixed_schedule() {
+    let (workspace, service) = serving().await;
+    let path = workspace.path("keys/web/keyset.toml");
+    let text = fs::read_to_string(&path).expect("a schedule");
+    fs::write(&path, format!("{text}\n]]\n")).expect("written");
+    assert_eq!(retire(&workspace, "WebAppKey2").code(), 64);
+    let broken = fs::read_to_string(&path).expect("a schedule");
+    fs::write(&path, broken.replace("\n]]\n", "\n")).expect("written");
+    let said = retire(&workspace, "WebAppKey2").ok();
+    assert!(said.contains("WebAppKey1 signs"), "{said}");
+    let fixed = fs::read_to_string(&path).expect("a schedule");
+    assert_eq!(fixed.matches("\"WebAppKey2\"").count(), 1, "{fixed}");
+    assert!(fixed.contains("retired = "), "{fixed}");
+    workspace.run(&["check", "--running"]).ok();
+    drop(service);
+}
+
+/// The service's files are others than the ones that are checked: a copy, or another `directory` by a variable.
+#[tokio::test]
+async fn check_running_accepts_only_the_files_that_the_service_reads() {
+    let (workspace, copy) = (Workspace::bare(), Workspace::bare());
+    let socket = workspace.path("ops.sock").display().to_string();
+    let text = asked_over_a_socket(&configuration()).replace("unix:ops.sock", &format!("unix:{socket}"));
+    workspace.configure(&text);
+    copy.configure(&text);
+    let service = workspace.serve().await;
+    workspace.run(&["check", "--running"]).ok();
+    let ran = copy.run(&["check", "--running"]);
+    assert_eq!(ran.code(), 1, "{}", ran.stdout);
+    let said = format!(
+        "reads {}, not {}",
+        workspace.path("tokenmint.toml").display(),
+        copy.path("tokenmint.toml").display()
+    );
+    assert!(ran.stderr.contains(&said), "{said}: {}", ran.stderr);
+    drop(service);
+}
+
+/// Nothing can be written, so the command says that the key is still used.
+#[tokio::test]
+async fn a_key_that_can_not_be_retired_is_said_to_be_in_use() {
+    let (workspace, service) = serving().await;
+    let path = workspace.path("keys/web/keyset.toml");
+    fs::remove_file(&path).expect("removed");
+    fs::create_dir(&path).expect("made");
+    let ran = retire(&workspace, "WebAppKey2");
+    assert_eq!(ran.code(), 1, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("`WebAppKey2` is not retired, and a service that uses it still does: "),
+        "{}",
+        ran.stderr
+    );
+    assert!(is_published(&service, "WebAppKey2").await);
+}
+
+/// Every user who can read the folder can lock it.
+#[tokio::test]
+async fn a_lock_of_another_process_does_not_stop_a_retirement() {
+    let (workspace, service) = serving().await;
+    let folder = fs::File::open(workspace.path("keys/web")).expect("a folder");
+    rustix::fs::flock(&folder, rustix::fs::FlockOperation::LockExclusive).expect("locked");
+    let ran = retire(&workspace, "WebAppKey2");
+    assert_eq!(ran.code(), 0, "{}{}", ran.stdout, ran.stderr);
+    assert!(ran.stderr.contains("another process has locked"), "{}", ran.stderr);
+    assert!(!is_published(&service, "WebAppKey2").await);
+}
+
+/// Both commands find the folder empty, and one writes first.
+#[test]
+fn of_two_concurrent_new_keys_the_second_is_refused() {
+    let workspace = Workspace::new();
+    let ran = std::thread::scope(|scope| {
+        let both = ["One", "Two"].map(|kid| {
+            let workspace = &workspace;
+            scope.spawn(move || workspace.run(&["keys", "new", kid, "--directory", "keys/fresh"]))
+        });
+        both.map(|one| one.join().expect("no panic"))
+    });
+    let refused = ran.iter().find(|ran| ran.code() == 1).expect("one is refused");
+    assert!(refused.stderr.contains("which signs without a keyset.toml"), "{}", refused.stderr);
+    assert!(ran.iter().any(|ran| ran.code() == 0));
+    for kid in ["One", "Two"] {
+        let files =
+            ["key", "crt", "jwk"].map(|end| workspace.path(&format!("keys/fresh/{kid}.{end}")).exists());
+        assert!(files[0] == files[1] && files[1] == files[2], "{kid}: {files:?}");
+    }
+}
+
+/// A command that was killed has left its temporary file.
+#[test]
+fn a_command_removes_what_a_killed_one_left() {
+    let workspace = Workspace::new();
+    let left = workspace.path("keys/web/.keyset-a1b2c3");
+    fs::write(&left, &KEYS.web).expect("written");
+    workspace.run(&["keys", "rotate", "--keyset", "web"]).ok();
+    assert!(!left.exists());
+}
+
 /// The key's files were removed first. The service refuses that and still uses the key, and the command reports it.
 #[tokio::test]
 async fn a_key_that_only_the_service_has_is_reported() {
@@ -516,7 +657,7 @@ async fn a_command_whose_change_the_service_refuses_ends_with_1() {
     drop(service);
     let nobody = workspace.run(&["check", "--running"]);
     assert_eq!(nobody.code(), 1);
-    assert!(nobody.stderr.contains("no service runs at unix:"), "{}", nobody.stderr);
+    assert!(nobody.stderr.contains("no service answers at unix:"), "{}", nobody.stderr);
 }
 
 /// Key 1 signed long ago, key 2 signs, key 3 is pending. Key 2 is retired. Key 1 must not come back, with its files
@@ -1075,7 +1216,7 @@ fn a_key_is_retired_wherever_the_configuration_says_that_the_service_is() {
     workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"", "listen = 7"));
     let said = workspace.run(&["keys", "retire", "WebAppKey1", "--now"]).ok();
     assert!(said.contains("WebAppKey1 is retired in"), "{said}");
-    assert!(said.contains("No service with these files runs on this host"), "{said}");
+    assert!(said.contains("No service with these files is visible from here"), "{said}");
     let text = fs::read_to_string(workspace.path("keys/web/keyset.toml")).expect("a schedule");
     assert!(text.contains("retired = "), "{text}");
 }

@@ -8,13 +8,14 @@ use super::{CliContext, CliError, KeyFiles, KeyPair, is_kid_taken};
 use crate::cli::{FILE_TIMEOUT, print_stderr, run_with_timeout};
 use crate::clock::UnixTime;
 use crate::config::{
-    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeyId, KeysetConfig, KeysetSource, Name,
+    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeyId, KeysetConfig, KeysetSource, Name, Problem,
 };
 use crate::files::is_same_file;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
-    self, DirectoryContents, KeyDirectory, ModulusHash, RotationRules, SCHEDULE_FILE, Schedule,
-    ScheduleChange, ScheduleEntry, key_file, modulus_hash_of_file, parse_schedule, rotation_rules,
+    self, DirectoryContents, DirectoryError, KeyDirectory, ModulusHash, RotationRules, SCHEDULE_FILE,
+    Schedule, ScheduleChange, ScheduleEntry, ScheduleFile, holds_kid, key_file, modulus_hash_of_file,
+    parse_schedule, rotation_rules,
 };
 
 /// A folder with the key to retire.
@@ -54,28 +55,98 @@ impl KeyFolder {
 
     /// Writes the retirements. If `keyset.toml` has other errors, only the retirements are written, and the result
     /// contains the errors.
-    pub(crate) fn retire_keys(&self, context: &CliContext<'_>) -> Result<RetirementResult, CliError> {
-        let now = context.clock_and_rng.clock.now();
-        let rules = self.rules();
-        let directory = KeyDirectory::lock(&self.directory)?;
+    ///
+    /// # Errors
+    /// A retirement isn't written, unless [`DirectoryError::is_written`] is true.
+    pub(crate) fn retire_keys(&self, now: UnixTime) -> Result<RetirementResult, DirectoryError> {
+        let directory = KeyDirectory::lock_for_retirement(&self.directory)?;
+        if directory.is_locked_by_another() {
+            let folder = self.directory.display();
+            print_stderr(&format!(
+                "warning: another process has locked {folder}, and the retirement doesn't wait for it; `fuser -v \
+                 {folder}` names the process"
+            ));
+        }
         let mut written =
             RetirementResult { successor: Ok(Successor::Nobody), schedule: Schedule::default(), made: None };
         for kid in &self.kids {
-            let mut file = directory.schedule(rules.publish_lead, now)?;
-            match file.schedule() {
-                Ok(schedule) => {
-                    let (changes, successor) = rules.plan_retirement(&schedule, kid, now);
-                    written.schedule = file.apply(&changes)?;
-                    written.successor = Ok(successor);
-                }
-                Err(problems) => {
-                    file.mark_retired(kid, now)?;
-                    written.successor = Err(CliError::invalid_config(problems));
-                }
-            }
+            (written.schedule, written.successor) = self.retire_key(&directory, kid, now)?;
         }
         Ok(written)
     }
+
+    /// Writes the retirement of one key. Returns the schedule after it, and the key that signs then or the reason why
+    /// that is unknown.
+    fn retire_key(
+        &self,
+        directory: &KeyDirectory,
+        kid: &KeyId,
+        now: UnixTime,
+    ) -> Result<(Schedule, Result<Successor, CliError>), DirectoryError> {
+        let rules = self.rules();
+        let reason = match directory.schedule(rules.publish_lead, now) {
+            Ok(mut file) => match retire_in_file(&mut file, &rules, kid, now) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        if reason.is_written() {
+            return Err(reason);
+        }
+        directory.append_retirement(kid, now)?;
+        let path = self.schedule().display().to_string();
+        let appended = format!(
+            "its last [[key]] retires `{kid}`: keep that `retired` when you fix or restore the file, then run the command \
+             again"
+        );
+        let mut problems = match reason {
+            DirectoryError::Schedule(problems) => problems,
+            DirectoryError::File { reason, .. } => vec![Problem::new("", &path, reason)],
+            other => vec![Problem::new("", &path, other.to_string())],
+        };
+        problems.push(Problem::new("", path, appended));
+        Ok((Schedule::default(), Err(CliError::invalid_config(problems))))
+    }
+}
+
+/// Edits `keyset.toml`: retires `kid`, and lets its successor sign.
+///
+/// # Errors
+/// The file can't be written, or can't be edited as it is.
+fn retire_in_file(
+    file: &mut ScheduleFile<'_>,
+    rules: &RotationRules,
+    kid: &KeyId,
+    now: UnixTime,
+) -> Result<(Schedule, Result<Successor, CliError>), DirectoryError> {
+    let mut schedule = match file.schedule() {
+        Ok(schedule) => schedule,
+        Err(problems) => {
+            match file.mark_retired(kid, now) {
+                // The file doesn't list the key.
+                Err(DirectoryError::NotEdited { .. }) => return Err(DirectoryError::Schedule(problems)),
+                other => other?,
+            }
+            match file.schedule() {
+                // The only problem was that an earlier run had appended an entry.
+                Ok(schedule) => schedule,
+                Err(problems) => {
+                    return Ok((Schedule::default(), Err(CliError::invalid_config(problems))));
+                }
+            }
+        }
+    };
+    let mut changes = Vec::new();
+    if schedule.entry(kid).is_none() {
+        let entry = ScheduleEntry::without_dates(kid.clone());
+        let listed = ScheduleChange::Add(ScheduleEntry { retired: Some(now), ..entry });
+        schedule = schedule.with_change(&listed);
+        changes.push(listed);
+    }
+    let (planned, successor) = rules.plan_retirement(&schedule, kid, now);
+    changes.extend(planned);
+    Ok((file.apply(&changes)?, Ok(successor)))
 }
 
 /// The result of retiring keys in one folder.
@@ -107,8 +178,11 @@ impl RetirementResult {
                 "was created and signs from now on; chats are anonymous until verifiers fetch it, and logins fail \
                  until its certificate is in the app"
             }
-            Ok(Successor::Nobody) | Err(_) => {
-                return "No key signs: `tokenmint keys list` says why.".to_owned();
+            Ok(Successor::Nobody) => return "No key signs: `tokenmint keys list` says why.".to_owned(),
+            Err(_) => {
+                return "Which key signs now is unknown; perhaps none. Fix what is said below, then run the command \
+                        again."
+                    .to_owned();
             }
         };
         let who = self.signing_kid().map_or_else(String::new, |kid| format!("{kid} "));
@@ -165,7 +239,7 @@ pub(crate) fn find_copies(
     (copies, failures)
 }
 
-/// Returns the ids under which `keyset` uses the key with this `material`: in a directory, the listed ones except `kid`.
+/// Returns the ids under which `keyset` has the key with this `material`, in a directory except `kid`.
 fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: ModulusHash) -> Vec<KeyId> {
     let passphrase = keyset.passphrase.as_ref();
     let is_it = |path: &Path| modulus_hash_of_file(path, passphrase) == Some(material);
@@ -174,11 +248,7 @@ fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: ModulusHash) -
             let directory = directory.as_path();
             let files = DirectoryContents::list(directory).map(|contents| contents.keys).unwrap_or_default();
             let mut kids: Vec<KeyId> = files.into_keys().collect();
-            kids.retain(|other| {
-                other != kid
-                    && is_it(&directory.join(format!("{other}.key")))
-                    && is_listed(other, directory).unwrap_or(false)
-            });
+            kids.retain(|other| other != kid && is_it(&directory.join(format!("{other}.key"))));
             kids
         }
         KeysetSource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
@@ -191,26 +261,11 @@ fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: ModulusHash) -
     }
 }
 
-pub(crate) fn keyset_directories(
-    keysets: &BTreeMap<Name, KeysetConfig>,
-) -> impl Iterator<Item = (&KeysetConfig, &Path)> {
-    keysets.values().filter_map(|keyset| match &keyset.keys {
-        KeysetSource::Directory(directory) => Some((keyset, directory.as_path())),
-        KeysetSource::File { .. } | KeysetSource::Text { .. } => None,
-    })
-}
-
-/// Whether both paths lead to the same folder. A folder that doesn't answer counts as another one.
-pub(crate) fn is_same_folder(other: &Path, directory: &Path) -> bool {
-    let (one, two) = (other.to_path_buf(), directory.to_path_buf());
-    one == two || run_with_timeout(FILE_TIMEOUT, move || is_same_file(&one, &two)).unwrap_or(false)
-}
-
-/// Whether `directory` lists the key, despite other errors in it.
-pub(crate) fn is_listed(kid: &KeyId, directory: &Path) -> Result<bool, CliError> {
+/// Whether `directory` has the key, whatever its `keyset.toml` holds.
+pub(crate) fn is_in_folder(kid: &KeyId, directory: &Path) -> Result<bool, CliError> {
     let (kid, path) = (kid.clone(), directory.to_path_buf());
-    match run_with_timeout(FILE_TIMEOUT, move || KeyDirectory::lock(&path)?.lists_kid(&kid)) {
-        Some(listed) => Ok(listed?),
+    match run_with_timeout(FILE_TIMEOUT, move || holds_kid(&path, &kid)) {
+        Some(held) => Ok(held?),
         None => Err(CliError::Failed(format!("{} doesn't answer: does a mount hang?", directory.display()))),
     }
 }
@@ -220,8 +275,10 @@ pub(crate) fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
     let path = directory.to_path_buf();
     let found = run_with_timeout(FILE_TIMEOUT, move || {
         let held = DirectoryContents::list(&path).map(|contents| contents.keys).unwrap_or_default();
-        let listed = key_file::read_schedule_unchecked(&path.join(SCHEDULE_FILE)).ok().flatten();
-        let listed = keys::retirement_marks(&listed.unwrap_or_default()).into_iter().map(|mark| mark.kid);
+        let listed =
+            key_file::read_schedule_bytes(&path.join(SCHEDULE_FILE)).ok().flatten().unwrap_or_default();
+        let listed =
+            keys::retirement_marks(&String::from_utf8_lossy(&listed)).into_iter().map(|mark| mark.kid);
         held.into_keys().chain(listed).collect()
     });
     found.unwrap_or_default()
@@ -243,7 +300,7 @@ pub(crate) fn create_replacement_key(
         .find(|kid| schedule.entry(kid).is_none() && !is_kid_taken(kid, &folder.directory, keysets));
     let kid = free.map_or_else(|| pair.thumbprint(), Ok)?;
     let now = context.clock_and_rng.clock.now();
-    let directory = KeyDirectory::lock(&folder.directory)?;
+    let directory = KeyDirectory::lock_for_retirement(&folder.directory)?;
     let mut file = directory.schedule(folder.rules().publish_lead, now)?;
     let made = pair.write(&directory, &kid, algorithm, now)?;
     let sign_from = Some(schedule.first_free_second(now));

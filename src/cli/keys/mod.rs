@@ -20,8 +20,8 @@ use serde::Serialize;
 
 use super::admin_client::{AdminClient, QueryError, StatusReply};
 use super::{
-    CliContext, CliError, FILE_TIMEOUT, MAX_LINE_WIDTH, WithConfig, list_known_names, print_line,
-    print_stderr, run_with_timeout,
+    CliContext, CliError, FILE_TIMEOUT, MAX_LINE_WIDTH, WithConfig, keyset_directories, list_known_names,
+    print_line, print_stderr, run_with_timeout,
 };
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeysetConfig, KeysetSource, Name};
@@ -69,7 +69,7 @@ fn select_keyset<'a>(
     wanted: Option<&str>,
     context: &CliContext<'_>,
 ) -> Result<(&'a KeysetConfig, &'a Path), CliError> {
-    let with_directory: Vec<_> = key_folder::keyset_directories(keysets).collect();
+    let with_directory: Vec<_> = keyset_directories(keysets).collect();
     match (wanted, with_directory.as_slice()) {
         (None, [only]) => return Ok(*only),
         (None, [_, _, ..]) => {

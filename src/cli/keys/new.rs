@@ -11,6 +11,7 @@ use super::{
     select_keyset,
 };
 use crate::cli::print_json;
+use crate::clock::UnixTime;
 use crate::config::{Algorithm, DEFAULT_PUBLISH_LEAD, KeyId};
 use crate::keys::{KeyDirectory, SCHEDULE_FILE};
 
@@ -48,18 +49,8 @@ impl NewKeyCommand {
             let (keyset, directory) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
             (directory.to_path_buf(), keyset.algorithm, KeysetUsage::of(&keyset.name, context))
         };
-        if let Some(other) = unscheduled_key(&directory)? {
-            return Err(CliError::Failed(format!(
-                "{} contains {other}, which signs without a {SCHEDULE_FILE}; `tokenmint keys rotate` creates the \
-                 next key and writes when each key signs. To do it by hand, first write:\n\n[[key]]\nkid = \
-                 \"{}\"\nsign_from = {now}\n\n[[key]]\nkid = \"{}\"\nadded = {now}\nsign_from = {}\n",
-                directory.display(),
-                other.trim_end_matches(".key"),
-                self.kid.as_ref().map_or("NEW", KeyId::as_str),
-                now.plus(DEFAULT_PUBLISH_LEAD),
-            )));
-        }
-        // The id is checked before seconds are spent on a key, and again once the directory is locked.
+        // Both are checked before seconds are spent on a key, and again once the directory is locked.
+        reject_unscheduled_key(&directory, self.kid.as_ref(), now)?;
         if let Some(kid) = &self.kid {
             check_kid_unused(&directory, kid)?;
         }
@@ -67,7 +58,10 @@ impl NewKeyCommand {
         let pair = KeyPair::generate(bits, context)?;
         let kid = self.kid.map_or_else(|| pair.thumbprint(), Ok)?;
         create_directory(&directory)?;
-        let made = pair.write(&KeyDirectory::lock(&directory)?, &kid, algorithm, now)?;
+        let locked = KeyDirectory::lock(&directory)?;
+        reject_unscheduled_key(&directory, Some(&kid), now)?;
+        let made = pair.write(&locked, &kid, algorithm, now)?;
+        drop(locked);
         if self.json {
             print_json(&made);
             return Ok(());
@@ -79,6 +73,20 @@ impl NewKeyCommand {
         }
         Ok(())
     }
+}
+
+/// Rejects a new key `kid` beside one that signs without a schedule.
+fn reject_unscheduled_key(directory: &Path, kid: Option<&KeyId>, now: UnixTime) -> Result<(), CliError> {
+    let Some(other) = unscheduled_key(directory)? else { return Ok(()) };
+    Err(CliError::Failed(format!(
+        "{} contains {other}, which signs without a {SCHEDULE_FILE}; `tokenmint keys rotate` creates the \
+         next key and writes when each key signs. To do it by hand, first write:\n\n[[key]]\nkid = \
+         \"{}\"\nsign_from = {now}\n\n[[key]]\nkid = \"{}\"\nadded = {now}\nsign_from = {}\n",
+        directory.display(),
+        other.trim_end_matches(".key"),
+        kid.map_or("NEW", KeyId::as_str),
+        now.plus(DEFAULT_PUBLISH_LEAD),
+    )))
 }
 
 /// Returns the name of a key file in a directory without a schedule. A second key beside it would be ambiguous.

@@ -9,15 +9,17 @@ use clap::Args;
 use serde::Serialize;
 
 use super::key_folder::{
-    KeyFolder, RetirementResult, create_replacement_key, find_copies, is_listed, is_same_folder,
-    keyset_directories, kids_in,
+    KeyFolder, RetirementResult, create_replacement_key, find_copies, is_in_folder, kids_in,
 };
 use super::{CliContext, CliError, KeyFiles, parse_kid, wait_for_service, warn_unencrypted_key};
 use crate::cli::admin_client::{AdminClient, KeyMetrics, KeysetStatusReply, StatusReply};
-use crate::cli::{list_known_names, print_json, print_line, print_stderr};
+use crate::cli::{
+    is_same_folder, keyset_directories, list_known_names, print_json, print_line, print_stderr,
+};
 use crate::clock::Clock;
 use crate::config::{KeyId, KeysetConfig, KeysetSource, Name};
 use crate::files::is_same_file;
+use crate::keys::DirectoryError;
 use crate::keys::rotation::Successor;
 
 /// The longest wait for the service's next check of its files.
@@ -85,13 +87,15 @@ impl RetireKeyCommand {
         let mut folders = self
             .find(keysets.as_ref())
             .map_err(|failure| self.with_hint(failure, service, was_used, context))?;
-        let mut written = vec![folders[0].retire_keys(context)?];
+        let retired_at = context.clock_and_rng.clock.now();
+        let done = folders[0].retire_keys(retired_at).map_err(|error| self.not_retired_error(error))?;
+        let mut written = vec![done];
         // From here on, the key is retired, and each failure says so.
         let keysets = keysets.unwrap_or_default();
         let (copies, mut failures) = find_copies(&self.kid, &folders, &keysets);
         for other in folders.split_off(1).into_iter().chain(copies) {
             match (
-                other.retire_keys(context),
+                other.retire_keys(retired_at),
                 folders.iter().position(|folder| is_same_file(&folder.directory, &other.directory)),
             ) {
                 // The signing key of that folder is determined again.
@@ -106,7 +110,7 @@ impl RetireKeyCommand {
                 (Err(failure), _) => failures.push(format!(
                     "the same key in {} is not: {}",
                     other.directory.display(),
-                    failure.summary()
+                    failure
                 )),
             }
         }
@@ -134,8 +138,8 @@ impl RetireKeyCommand {
             .map_or(Ok(false), |service| wait_until_dropped(service, &gone, &folders, clock, &dropped));
         let in_service = match &confirmed {
             Ok(false) => {
-                "No service with these files runs on this host: a service that reads this folder drops it within 5 \
-                seconds"
+                "No service with these files is visible from here (one in a container isn't): a service that reads this \
+                folder drops it within 5 seconds"
             }
             _ if !dropped.get() => "The running service has not confirmed it",
             _ if was_used == Some(true) => "The running service has dropped it",
@@ -143,7 +147,7 @@ impl RetireKeyCommand {
         };
         self.report(&folders, &written, in_service, matches!(confirmed, Ok(true)), key_metrics.as_ref());
         if matches!(confirmed, Ok(false)) {
-            for address in AdminClient::addresses_where(|status| is_used(status, &self.kid)) {
+            for address in AdminClient::addresses_where(context, |status| is_used(status, &self.kid)) {
                 print_stderr(&format!(
                     "warning: the service at {address} runs with other files and uses a key `{}`: if it is this \
                      one, retire it in the folder of that service too",
@@ -176,6 +180,17 @@ impl RetireKeyCommand {
             return Err(CliError::ProblemsFound);
         }
         confirmed.map(|_| ())
+    }
+
+    /// The error for a key that isn't retired, or may not be.
+    fn not_retired_error(&self, error: DirectoryError) -> CliError {
+        if error.is_written() {
+            return error.into();
+        }
+        CliError::Failed(format!(
+            "`{}` is not retired, and a service that uses it still does: {error}",
+            self.kid
+        ))
     }
 
     /// Returns the key folders of the configuration, and the folder of --directory.
@@ -287,7 +302,7 @@ impl RetireKeyCommand {
         let kid = &self.kid;
         let kids = vec![kid.clone()];
         if let Some(directory) = &self.directory {
-            if !is_listed(kid, directory)? {
+            if !is_in_folder(kid, directory)? {
                 let known = list_known_names(kids_in(directory));
                 return Err(CliError::Failed(format!("{} has no key `{kid}`; {known}", directory.display())));
             }
@@ -305,7 +320,7 @@ impl RetireKeyCommand {
         })?;
         let (mut folders, mut unread) = (Vec::<KeyFolder>::new(), Vec::new());
         for (keyset, directory) in keyset_directories(keysets) {
-            match is_listed(kid, directory) {
+            match is_in_folder(kid, directory) {
                 Ok(true) if !folders.iter().any(|folder| is_same_file(&folder.directory, directory)) => {
                     let (keyset, directory) = (Some(keyset.clone()), directory.to_path_buf());
                     folders.push(KeyFolder { keyset, directory, kids: kids.clone() });

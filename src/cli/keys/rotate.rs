@@ -12,7 +12,7 @@ use super::{
     CliContext, CliError, KeyFiles, KeyPair, KeysetUsage, check_kid_unused, is_kid_taken, parse_kid,
     select_keyset, wait_for_service, warn_unencrypted_key,
 };
-use crate::cli::admin_client::AdminClient;
+use crate::cli::admin_client::{AdminClient, NONE_VISIBLE};
 use crate::cli::{print_json, print_line};
 use crate::clock::UnixTime;
 use crate::config::{KeyId, KeysetConfig, Name, Problem};
@@ -152,7 +152,11 @@ impl RotateKeyCommand {
             print_line(&if taken {
                 format!("The service at {} publishes {kid}.", service.address())
             } else {
-                format!("No service runs at {}: nothing uses it yet.", service.address())
+                format!(
+                    "No service answers at {}, {NONE_VISIBLE}. A service that reads this folder publishes {kid} within 5 \
+                     seconds.",
+                    service.address()
+                )
             });
         }
         Ok(())

@@ -182,8 +182,8 @@ pub(crate) struct FoundService {
 }
 
 impl FoundService {
-    /// Whether the process runs as root, as this command's user, as an owner of these files, or with a group that may read the
-    /// configuration or the private keys.
+    /// Whether the process has a right to these files: it runs as root, as this command's user, or as an owner of them. A group
+    /// that may read the configuration or the private keys counts too.
     pub(crate) fn is_trusted(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
         if [0, geteuid().as_raw()].contains(&self.user) {
             return true;

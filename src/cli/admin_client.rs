@@ -258,8 +258,8 @@ fn configuration_path(context: &CliContext<'_>) -> PathBuf {
     context.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_CONFIG_FILE))
 }
 
-/// Returns the services on this host that match `matches` and run as a user that could use the files of `context` or of
-/// `key_folders` ([`discovery::FoundService::is_trusted`]), and the users of the others that match.
+/// Returns the trusted services on this host that match `matches`, and the users of the other services that match. A service
+/// is trusted if its user could use these files: [`discovery::FoundService::is_trusted`].
 fn find_by_trust(
     context: &CliContext<'_>,
     key_folders: &[PathBuf],

@@ -121,7 +121,8 @@ fn wait_for_reload(context: &CliContext<'_>, config: &Config) -> Result<ReloadSt
     Ok(reload)
 }
 
-/// Rejects services whose key folders aren't those of `config`: environment variables override the file.
+/// Rejects services that have other key folders than `config`. Environment variables can cause that, since they override the
+/// file.
 fn check_key_folders(config: &Config, services: &[RunningService]) -> Result<(), CliError> {
     let ours: Vec<&Path> = keyset_directories(&config.keysets).map(|(_, directory)| directory).collect();
     for service in services {

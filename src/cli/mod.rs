@@ -427,7 +427,7 @@ impl MachineFormat {
     }
 }
 
-/// What is lost if standard output can't be written.
+/// Names the loss if standard output can't be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OutputLoss {
     /// Text that the command prints again.

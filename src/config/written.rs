@@ -1,11 +1,11 @@
-//! Where settings are written, and the values of those that may be shown: for messages about a later change.
+//! The file and line of each setting, and its value if messages may show it. Messages about a later change need both.
 
 use std::collections::BTreeMap;
 
 use super::source::{ConfigNode, ConfigValue, ValueOrigin};
 
 /// The sections whose settings can be in a message about a change.
-const SECTIONS: [&str; 4] = ["server", "cache", "keysets", "identity"];
+const SECTIONS: &[&str] = &["server", "cache", "keysets", "identity"];
 
 /// The places of the settings, by field.
 pub(crate) struct WrittenSettings {

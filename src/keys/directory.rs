@@ -150,7 +150,7 @@ impl KeyDirectory {
     }
 
     /// Retires `kid` by an entry of its own at the end of `keyset.toml`, whatever the rest of the file holds. If the file can't be
-    /// replaced, for example on a full disk, the entry is written into it in place; the file's last block usually has room.
+    /// replaced, for example on a full disk, the entry is written into it in place; the file's last block usually has free bytes.
     ///
     /// # Errors
     /// The file can't be read or written. Nothing was written, unless [`DirectoryError::is_written`] is true.

@@ -70,6 +70,8 @@ pub fn test_one_input(text: &str) {
     }
     if let Ok(table) = text.parse::<toml::Table>() {
         let anew = toml::to_string(&table).expect("TOML");
-        assert_eq!(parse_schedule("keyset.toml", &anew, LEAD), Ok(schedule), "written anew:\n{anew}");
+        // Other lines, and so other origins, but the same entries.
+        let parsed = parse_schedule("keyset.toml", &anew, LEAD).map(|schedule| schedule.entries);
+        assert_eq!(parsed, Ok(schedule.entries), "written anew:\n{anew}");
     }
 }

@@ -177,7 +177,9 @@ impl Process {
 
     /// What `directory` retires of the keys that are open.
     fn note_retirements(&mut self, directory: &Directory, now: UnixTime, counts: &mut Counts) {
-        if !directory.readable || !directory.version.is_toml {
+        let version = &directory.version;
+        // From a text that isn't TOML, only `retired` of a `[[key]]` is read.
+        if !directory.readable || !version.is_toml && !version.text.contains("[[key]]") {
             return;
         }
         let written = |kid: &KeyId| directory.version.noted.iter().find(|entry| entry.kid == *kid);
@@ -193,7 +195,7 @@ impl Process {
         for entry in &mut self.notes.in_force {
             let Some(written) = written(&entry.kid) else { continue };
             entry.retired = entry.retired.or_else(|| written.retired.map(|at| at.min(now)));
-            if !retires.is_empty() && written.emergency {
+            if !retires.is_empty() && written.emergency && version.is_toml {
                 entry.sign_from = written.sign_from;
                 entry.emergency |= is_open(&entry.kid);
             }

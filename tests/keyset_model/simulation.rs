@@ -83,7 +83,7 @@ pub enum Spoiled {
 
 /// One version of `keyset.toml`, and its intended entries.
 pub struct Version {
-    text: String,
+    pub text: String,
     pub marks: Vec<RetirementMark>,
     pub schedule: Option<Schedule>,
     pub noted: Vec<Noted>,
@@ -398,7 +398,7 @@ impl Simulation {
                 let kid = pick(&before.noted, key).map(|entry| entry.kid.clone());
                 let listed = kid.filter(|kid| before.marks.iter().any(|mark| mark.kid == *kid));
                 let Some(kid) = listed else { return };
-                if !self.is_locked() && before.is_toml {
+                if !self.is_locked() {
                     self.lock = Some(operator);
                     self.operators[operator] = Stage::Holding { work: Work::Retire(kid), before };
                 }
@@ -475,7 +475,7 @@ impl Simulation {
             return Ok(Stage::Idle);
         }
         let Ok(mut document) = ScheduleDocument::parse(SCHEDULE_FILE, &before.text) else {
-            return Ok(Stage::Idle);
+            return Ok(self.append_retirement(work, before));
         };
         for change in &changes {
             document.apply(change);
@@ -538,6 +538,20 @@ impl Simulation {
                 _ => Stage::Idle,
             },
         })
+    }
+
+    /// Retires a key by an entry at the end of a `keyset.toml` that isn't TOML. The command ends with 64.
+    fn append_retirement(&mut self, work: Work, before: &Version) -> Stage {
+        let Work::Retire(kid) = work else { return Stage::Idle };
+        let at = UnixTime::from_seconds(self.now);
+        let mut noted = self.shared.version.noted.clone();
+        note(&mut noted, &ScheduleChange::Retire { kid: kid.clone(), at });
+        self.write(format!("{}\n[[key]]\nkid = \"{kid}\"\nretired = {at}\n", before.text), noted);
+        Stage::Waiting {
+            wish: Wish::Retire { kid, successor: None },
+            until: self.now + TAKEOVER,
+            has_failed: true,
+        }
     }
 
     /// Whether `keyset.toml` has all changes of its writers, in their order.

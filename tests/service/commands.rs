@@ -275,7 +275,7 @@ fn a_failure_under_json_or_sarif_is_a_document_too() {
     workspace.write("bad.toml", &configuration().replace("ttl = \"30m\"", "ttl = 30"));
     for (arguments, code, reason) in [
         (&["doctor", "--json", "none.jwk", "--config", "bad.toml"][..], 1, "names no existing file"),
-        (&["check", "--running", "--json"], 1, "no service runs at"),
+        (&["check", "--running", "--json"], 1, "no service answers at"),
         (&["keys", "list", "--json", "--config", "missing.toml"], 64, "missing.toml"),
         (&["callers", "new", "a", "--json", "--allow", "identity.no"], 2, "there is no `identity.no`"),
         (&["salesforce-metadata", "--json", "--diff", "project"], 1, "x.PublicKeyCertificateSet-meta.xml"),

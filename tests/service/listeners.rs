@@ -202,8 +202,9 @@ async fn a_slow_handshake_and_the_first_head_have_five_seconds_together() {
     certificates(&workspace, "ca", "server");
     workspace.configure(&configuration().replace("listen = \"127.0.0.1:0\"\n", TLS));
     let service = workspace.serve().await;
-    let stream = TcpStream::connect(service.address("minting")).await.expect("connected");
+    // Before the service can accept the connection and start its own timer.
     let start = Instant::now();
+    let stream = TcpStream::connect(service.address("minting")).await.expect("connected");
     // The client is slow.
     tokio::time::sleep(BEFORE).await;
     let mut stream = handshake(&workspace, stream, None).await;

@@ -75,10 +75,10 @@ pub(crate) const UNRECOGNISED: &str = "holds no PEM key, no certificate, no JWK 
 
 /// Detects what a file holds: `*.key` is a key, `*.crt` is a certificate, and other names are judged by their content.
 ///
-/// `about` is the label for messages. `passphrases` are tried in turn on an encrypted key.
+/// `about` is the label for messages, and ends with the file's name. `passphrases` are tried in turn on an encrypted key.
 ///
 /// # Errors
-/// The file holds no artifact that the doctor examines. The message has the label and says what the file holds.
+/// The file holds no artifact that the doctor examines. The message begins with the label.
 pub fn detect_artifact(
     about: &str,
     bytes: &[u8],

@@ -58,7 +58,7 @@ pub(crate) enum Requirement {
     PrivateKey,
     Key,
     Certificate,
-    /// Two halves to compare: of private key, JWK and certificate.
+    /// Two files or JWKs whose keys can be compared, or one of them and a configured key.
     Pair,
     /// Keysets for both identity tokens and assertions.
     TwoKinds,

@@ -53,13 +53,14 @@ pub(crate) struct JwkInteger {
 
 /// The member `x5c`.
 pub(crate) enum X5c {
+    /// Missing or empty.
     Missing,
     /// The certificates that can be parsed, in order, and every fault of the member and its entries.
     Chain {
         certificates: Vec<CertificateInfo>,
         faults: Vec<String>,
     },
-    /// The private key in place of the certificate.
+    /// An entry is a private key.
     PrivateKey,
 }
 
@@ -114,7 +115,7 @@ impl JwkDocument {
         Self { about: about.to_owned(), shape, surrounding, served: false, keys, non_objects }
     }
 
-    /// Whether the document is a JWK Set with at least one key and nothing else (RFC 7517, section 5).
+    /// Whether the document is a JWK Set (RFC 7517, section 5) with at least one key, no other entries, and no text around it.
     pub fn is_jwk_set(&self) -> bool {
         self.shape == JwkShape::Set
             && self.surrounding.is_none()

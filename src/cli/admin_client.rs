@@ -123,7 +123,7 @@ pub(super) struct FieldProblemReply {
     pub(crate) message: String,
 }
 
-/// The reason why a running service gave no answer.
+/// Why no service answered at an ops address.
 pub(super) enum QueryError {
     /// Nothing listens at the address.
     NotRunning,
@@ -150,7 +150,7 @@ impl AdminClient {
         if found.is_empty() { Ok(Self(vec![context.ops_address()?])) } else { Ok(Self(found)) }
     }
 
-    /// Returns the services that read the configuration of `context`.
+    /// Returns the trusted services that read the configuration of `context`.
     pub(crate) fn readers(context: &CliContext<'_>) -> Vec<RunningService> {
         let configuration = configuration_path(context);
         find_by_trust(context, &[], move |service| service.reads(&configuration)).0
@@ -189,8 +189,8 @@ impl AdminClient {
         Ok(Self(found.into_iter().filter_map(RunningService::ops_address).collect()))
     }
 
-    /// Returns the addresses of all services on this host with a status that matches `matches`, whatever files they
-    /// use.
+    /// Returns the addresses of the trusted services on this host with a status that matches `matches`, whatever files
+    /// they use.
     pub(crate) fn addresses_where(
         context: &CliContext<'_>,
         matches: impl Fn(&StatusReply) -> bool,
@@ -212,7 +212,7 @@ impl AdminClient {
         Some(KeyMetrics::parse(&String::from_utf8_lossy(&body)))
     }
 
-    /// Returns the status of the first service that runs.
+    /// Returns the status of the first service that runs, or why it can't be read.
     pub(crate) fn status(&self) -> Result<StatusReply, QueryError> {
         let mut answers = self.0.iter().map(fetch_status);
         answers

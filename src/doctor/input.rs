@@ -276,7 +276,7 @@ impl CheckInput<'_> {
             .collect()
     }
 
-    /// When the configured key with this id was retired, if it was and is no longer published.
+    /// When the configured key with this id was retired, if it was.
     pub(crate) fn retired_at(&self, kid: &str) -> Option<UnixTime> {
         let keysets = self.configured.ring.into_iter().flat_map(|ring| ring.keysets.values());
         let mut entries = keysets.flat_map(|keyset| &keyset.gone).map(|life| &life.entry);

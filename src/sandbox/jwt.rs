@@ -18,7 +18,7 @@ impl<'a> Jwt<'a> {
     /// Decodes header and claims, without verifying the signature.
     ///
     /// # Errors
-    /// Says which part is malformed.
+    /// Says which part is malformed, or that the header has `crit`.
     pub(crate) fn read(text: &'a str) -> Result<Self, String> {
         let (signed, signature) = text.rsplit_once('.').ok_or("isn't a JWT: it has no dot")?;
         let (header, claims) = signed.split_once('.').ok_or("isn't a JWT: it has one dot")?;

@@ -136,7 +136,7 @@ pub(super) enum QueryError {
 pub(super) struct AdminClient(Vec<OpsAddress>);
 
 impl AdminClient {
-    /// Finds the services that run with the configuration of `context` or with one of `key_folders`, at any
+    /// Finds the trusted services that run with the configuration of `context` or with one of `key_folders`, at any
     /// address. If there is none, it uses the address in the configuration: a service in another container may
     /// answer there.
     ///
@@ -156,7 +156,7 @@ impl AdminClient {
         find_by_trust(context, &[], move |service| service.reads(&configuration)).0
     }
 
-    /// Finds the services that read the configuration of `context`.
+    /// Finds the trusted services that read the configuration of `context`.
     ///
     /// # Errors
     /// There is none. The message says what answers at the address in the configuration.
@@ -220,7 +220,7 @@ impl AdminClient {
             .unwrap_or(Err(QueryError::NotRunning))
     }
 
-    /// Polls each service until `done` accepts its status, for at most `time_limit` in total. Returns the last
+    /// Polls each service until `done` accepts its status, for about `time_limit` in total. Returns the last
     /// status, and whether `done` accepted every service that runs.
     pub(crate) fn wait_until(
         &self,

@@ -32,13 +32,14 @@ pub struct GivenKey {
     pub(crate) access: FileAccess,
 }
 
-/// The users that can read the file of a private key.
+/// Whether others can access the file of a private key, by the rules of the service.
 #[derive(Clone)]
 pub enum FileAccess {
+    /// The service accepts the file.
     OwnerOnly,
-    /// Other users too, or a foreign owner. Holds the reason why the service rejects the file.
+    /// Holds the reason why the service rejects the file, for example a mode or a foreign owner.
     Others(String),
-    /// The key came through a pipe.
+    /// The key came through a pipe or from standard input.
     Unknown,
 }
 

@@ -46,7 +46,7 @@ impl GivenCertificate {
 
 impl CertificateInfo {
     /// # Errors
-    /// `der` is no certificate. Says what it is.
+    /// `der` isn't exactly one certificate. Says what is wrong with it.
     pub(crate) fn parse(der: &[u8]) -> Result<Self, String> {
         ParsedCertificate::from_der(der).map(Self::from_read)
     }

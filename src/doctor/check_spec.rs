@@ -23,7 +23,7 @@ pub struct CheckSpec {
     /// How to fix the fault.
     pub fix: &'static str,
     pub source: EvidenceSource,
-    /// Whether the check needs a probe (`--online`) or a JWKS fetched by `--jwks`.
+    /// Whether the check needs a probe (`--online`) or a served JWKS (`--jwks`).
     pub online: bool,
     /// The input that the check needs.
     #[serde(skip)]

@@ -93,7 +93,7 @@ impl GivenArtifacts {
     /// The labels of all artifacts that matter for `token`, and its own.
     ///
     /// A JWK Set may hold keys for other tokens and other uses (RFC 7517, section 5). If one key of a set made the signature
-    /// and its id is unique in the set, the other keys are left out, and so is the label of a set from a file.
+    /// and its id is unique in the set, the other keys are left out. The label of a set from a file is left out too.
     pub(crate) fn labels_relevant_to<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
         let parts = token.parts.as_ref().ok();
         let signed = |jwk: &&ParsedJwk| {

@@ -56,10 +56,7 @@ pub(crate) enum X5c {
     /// Missing or empty.
     Missing,
     /// The certificates that can be parsed, in order, and every fault of the member and its entries.
-    Chain {
-        certificates: Vec<CertificateInfo>,
-        faults: Vec<String>,
-    },
+    Chain { certificates: Vec<CertificateInfo>, faults: Vec<String> },
     /// An entry is a private key.
     PrivateKey,
 }

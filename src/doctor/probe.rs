@@ -141,8 +141,8 @@ const PROBE_SUBJECT: &str = "tokenmint-doctor";
 /// Fetches the JWKS of each keyset with identity profiles, if `url` of `[server.public]` is set. Makes one exchange for each
 /// `[oauth]` profile, and for each identity profile with `[messaging]`.
 ///
-/// The exchanges count against the login budget in `state`, which the running service uses too. `subject` replaces
-/// [`PROBE_SUBJECT`].
+/// The exchanges count against the login rate limits, whose counts are in `state`. Services of the same user with the same
+/// directory share these counts. `subject` replaces [`PROBE_SUBJECT`].
 ///
 /// # Errors
 /// The HTTP client can't be created.

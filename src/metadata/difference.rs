@@ -275,7 +275,8 @@ fn compare_set(
     retrieved: &RetrievedProject,
     now: UnixTime,
 ) -> Vec<MetadataDifference> {
-    let Some((name, RetrievedComponent { file, component: set })) = retrieved.find_best_match(expected) else {
+    let Some((name, RetrievedComponent { file, component: set })) = retrieved.find_best_match(expected)
+    else {
         return vec![missing("", "PublicKeyCertificateSet", &expected.name)];
     };
     let kind =

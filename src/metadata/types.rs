@@ -80,7 +80,7 @@ pub(super) struct SetKeyReference {
 /// Source of a set's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum CertificateSetType {
-    /// Uploaded keys. Both spellings were seen in practice.
+    /// Uploaded keys. The spelling `Jwks` is read too.
     #[serde(rename = "JWKS", alias = "Jwks")]
     Jwks,
     #[serde(rename = "JWKS_URL")]

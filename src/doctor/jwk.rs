@@ -47,7 +47,7 @@ pub struct ParsedJwk {
 pub(crate) struct JwkInteger {
     /// `None` if it is missing or can't be decoded.
     pub(crate) value: Option<Vec<u8>>,
-    /// Every fault of its encoding.
+    /// Faults of its encoding. Without any, the member is valid base64url or missing.
     pub(crate) faults: Vec<&'static str>,
 }
 

@@ -123,7 +123,7 @@ pub(super) struct FieldProblemReply {
     pub(crate) message: String,
 }
 
-/// The reason why a running service gave no answer.
+/// Why no service answered at an ops address.
 pub(super) enum QueryError {
     /// Nothing listens at the address.
     NotRunning,
@@ -136,7 +136,7 @@ pub(super) enum QueryError {
 pub(super) struct AdminClient(Vec<OpsAddress>);
 
 impl AdminClient {
-    /// Finds the services that run with the configuration of `context` or with one of `key_folders`, at any
+    /// Finds the trusted services that run with the configuration of `context` or with one of `key_folders`, at any
     /// address. If there is none, it uses the address in the configuration: a service in another container may
     /// answer there.
     ///
@@ -150,13 +150,13 @@ impl AdminClient {
         if found.is_empty() { Ok(Self(vec![context.ops_address()?])) } else { Ok(Self(found)) }
     }
 
-    /// Returns the services that read the configuration of `context`.
+    /// Returns the trusted services that read the configuration of `context`.
     pub(crate) fn readers(context: &CliContext<'_>) -> Vec<RunningService> {
         let configuration = configuration_path(context);
         find_by_trust(context, &[], move |service| service.reads(&configuration)).0
     }
 
-    /// Finds the services that read the configuration of `context`.
+    /// Finds the trusted services that read the configuration of `context`.
     ///
     /// # Errors
     /// There is none. The message says what answers at the address in the configuration.
@@ -189,8 +189,8 @@ impl AdminClient {
         Ok(Self(found.into_iter().filter_map(RunningService::ops_address).collect()))
     }
 
-    /// Returns the addresses of all services on this host with a status that matches `matches`, whatever files they
-    /// use.
+    /// Returns the addresses of the trusted services on this host with a status that matches `matches`, whatever files
+    /// they use.
     pub(crate) fn addresses_where(
         context: &CliContext<'_>,
         matches: impl Fn(&StatusReply) -> bool,
@@ -212,7 +212,7 @@ impl AdminClient {
         Some(KeyMetrics::parse(&String::from_utf8_lossy(&body)))
     }
 
-    /// Returns the status of the first service that runs.
+    /// Returns the status of the first service that runs, or why it can't be read.
     pub(crate) fn status(&self) -> Result<StatusReply, QueryError> {
         let mut answers = self.0.iter().map(fetch_status);
         answers
@@ -220,7 +220,7 @@ impl AdminClient {
             .unwrap_or(Err(QueryError::NotRunning))
     }
 
-    /// Polls each service until `done` accepts its status, for at most `time_limit` in total. Returns the last
+    /// Polls each service until `done` accepts its status, for about `time_limit` in total. Returns the last
     /// status, and whether `done` accepted every service that runs.
     pub(crate) fn wait_until(
         &self,

@@ -1,6 +1,6 @@
 //! The exit codes of each command, for the reference. A test runs each command into each of its codes.
 
-/// The codes that every command has.
+/// The codes of all commands. A command that reads no configuration lacks 64.
 pub const COMMON_EXIT_CODES: &[(i32, &str)] = &[
     (0, "The command succeeded."),
     (
@@ -12,7 +12,7 @@ pub const COMMON_EXIT_CODES: &[(i32, &str)] = &[
     (64, "The configuration is invalid. The command has done nothing, unless its own list says otherwise."),
 ];
 
-/// The codes with a meaning of their own, by the words of the command. A command that reads no configuration lacks 64.
+/// The codes with a meaning of their own, by the words of the command.
 pub const EXIT_CODES: &[(&str, &[(i32, &str)])] = &[
     (
         "serve",
@@ -96,8 +96,8 @@ pub const EXIT_CODES: &[(&str, &[(i32, &str)])] = &[
     (
         "verify",
         &[
-            (0, "Salesforce or Intercom would accept every token."),
-            (1, "A token is rejected, or there is no key or secret to check its signature."),
+            (0, "Salesforce or Intercom would accept the token."),
+            (1, "The token is rejected, or there is no key or secret to check its signature."),
             (64, "The configuration that `--config` names doesn't load."),
         ],
     ),

@@ -27,8 +27,8 @@ const FAIL_STYLE: Style = AnsiColor::Red.on_default().bold();
 const HEADING_STYLE: Style = Style::new().bold();
 const DIM_STYLE: Style = Style::new().dimmed();
 
-/// Chooses colours for terminals only, and none if `TERM` is `dumb` or unset, except with `CLICOLOR_FORCE`. On its own, anstream (which clap uses
-/// too) would write colours to such a terminal if `CI` is set.
+/// Chooses colours for terminals only, and none if `TERM` is `dumb` or unset, except with `CLICOLOR_FORCE`. On its own,
+/// anstream (which clap uses too) would write colours to such a terminal if `CI` is set.
 pub(super) fn color_choice() -> clap::ColorChoice {
     if anstyle_query::term_supports_color() || anstyle_query::clicolor_force() {
         clap::ColorChoice::Auto

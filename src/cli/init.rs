@@ -30,7 +30,7 @@ pub(super) struct InitCommand {
     /// The JSON Web Key Issuer of the keyset in Salesforce Setup, byte for byte [default: `tokenmint`]
     #[arg(long)]
     issuer: Option<String>,
-    /// The key id of the first key [default: the name of the --key file without its `.key`, else `WebAppKey1`]
+    /// The key id of the first key [default: the stem of a --key file named `KID.key`, else `WebAppKey1`]
     #[arg(long, value_parser = parse_kid)]
     kid: Option<KeyId>,
     /// A private key (PEM) to copy, instead of a new one

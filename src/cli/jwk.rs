@@ -1,4 +1,4 @@
-//! `tokenmint jwk` and `jwks`: print public keys, for Salesforce Setup and for people.
+//! `tokenmint jwk` and `jwks`: print public keys, as a JWK for Salesforce Setup or as a JWK Set.
 
 use clap::Args;
 use serde_json::{Value, json};

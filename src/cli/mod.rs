@@ -1,7 +1,7 @@
 //! The command line, with one file for each command.
 //!
-//! Results go to standard output, everything else to standard error. Exit codes: 0 success, 1 problems found or
-//! failure, 2 wrong usage, 64 invalid configuration.
+//! Results and the log of `serve` go to standard output, everything else to standard error. Exit codes: 0 success,
+//! 1 problems found or failure, 2 wrong usage, 64 invalid configuration.
 
 mod admin_client;
 mod callers;
@@ -299,16 +299,16 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time after which a command that waits for files says so.
 const SLOW_READ_NOTICE_AFTER: Duration = Duration::from_secs(10);
 
-/// Runs `act` in a thread for at most `patience`. On a hanging mount, only that thread hangs.
+/// Runs `act` in a thread and waits for at most `timeout`. On a hanging mount, only that thread hangs.
 fn run_with_timeout<T: Send + 'static>(
-    patience: Duration,
+    timeout: Duration,
     act: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let _ = sender.send(act());
     });
-    receiver.recv_timeout(patience).ok()
+    receiver.recv_timeout(timeout).ok()
 }
 
 /// Returns the keysets that have a directory.
@@ -430,7 +430,7 @@ impl MachineFormat {
 /// Names the loss if standard output can't be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OutputLoss {
-    /// Text that the command prints again.
+    /// Text that another run prints again.
     Text,
     /// The command wrote files, which still exist.
     TextAboutFiles,

@@ -37,7 +37,7 @@ pub(super) struct SalesforceMetadataCommand {
     #[arg(long)]
     upload: bool,
     /// The name of the User Verification configuration. Channels that share conversations need the same name
-    /// [default: the keyset's, and `_Verification`]
+    /// [default: the keyset's name followed by `_Verification`]
     #[arg(long, value_name = "NAME", value_parser = parse_configuration_name)]
     configuration_name: Option<String>,
     /// Print the written files and the differences as JSON
@@ -88,7 +88,7 @@ impl SalesforceMetadataCommand {
         self.out.is_some()
     }
 
-    /// Returns the address at which Salesforce fetches the keys, if there is one and --upload isn't set.
+    /// Returns the base URL of the JWKS that Salesforce fetches, if there is one and --upload isn't set.
     fn public_url<'a>(&self, loaded: &'a LoadedConfig) -> Result<Option<&'a str>, CliError> {
         let url = loaded.config.server.public.as_ref().and_then(|public| public.url.as_ref());
         match url.filter(|_| !self.upload) {

@@ -46,7 +46,7 @@ impl ServeCommand {
 /// The source of reloads. Without one, the service doesn't reload.
 pub(super) struct ReloadTrigger {
     source: ConfigSource,
-    /// Set by a SIGHUP that arrived before the service could reload.
+    /// Set by each SIGHUP. Read once, for a SIGHUP that arrived before the service could reload.
     hangup: Arc<AtomicBool>,
 }
 

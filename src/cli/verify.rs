@@ -1,4 +1,4 @@
-//! `tokenmint verify`: reads a token and checks whether Salesforce would accept it.
+//! `tokenmint verify`: reads a token and checks whether Salesforce or Intercom would accept it.
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +17,10 @@ use crate::clock::UnixTime;
 use crate::doctor::{self, Artifact, CheckInput, CheckOutcome, GivenArtifacts, JwtParts, Purpose};
 use crate::json::Json;
 
-/// Read a token and check whether Salesforce would accept it
+/// Read a token and check whether Salesforce or Intercom would accept it
 ///
-/// Works locally: no token leaves this machine. Keys come from the files that you give, otherwise from the
-/// configuration.
+/// No token leaves this machine. Keys come from what you give, otherwise from the configuration. Only --jwks with an
+/// address sends a request.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint mint identity.web --sub user-1 | tokenmint verify\n         \
                         tokenmint verify token.txt WebAppKey1.jwk")]

@@ -32,13 +32,14 @@ pub struct GivenKey {
     pub(crate) access: FileAccess,
 }
 
-/// The users that can read the file of a private key.
+/// Whether others can access the file of a private key, by the rules of the service.
 #[derive(Clone)]
 pub enum FileAccess {
+    /// The service accepts the file.
     OwnerOnly,
-    /// Other users too, or a foreign owner. Holds the reason why the service rejects the file.
+    /// Holds the reason why the service rejects the file, for example a mode or a foreign owner.
     Others(String),
-    /// The key came through a pipe.
+    /// The key came through a pipe or from standard input.
     Unknown,
 }
 
@@ -75,10 +76,10 @@ pub(crate) const UNRECOGNISED: &str = "holds no PEM key, no certificate, no JWK 
 
 /// Detects what a file holds: `*.key` is a key, `*.crt` is a certificate, and other names are judged by their content.
 ///
-/// `about` is the label for messages. `passphrases` are tried in turn on an encrypted key.
+/// `about` is the label for messages, and ends with the file's name. `passphrases` are tried in turn on an encrypted key.
 ///
 /// # Errors
-/// The file holds no artifact that the doctor examines. The message has the label and says what the file holds.
+/// The file holds no artifact that the doctor examines. The message begins with the label.
 pub fn detect_artifact(
     about: &str,
     bytes: &[u8],

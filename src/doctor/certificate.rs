@@ -5,10 +5,10 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use crate::clock::UnixTime;
 use crate::keys::{ParsedCertificate, PemQuirks, PublicNumbers, SignatureStatus, parse_certificates};
 
-/// A file with one certificate or a chain.
+/// A file that should hold one certificate or a chain.
 pub struct GivenCertificate {
     pub(crate) about: String,
-    /// Never empty. `Err` says what the file holds instead.
+    /// Never empty. `Err` says why the file can't be parsed.
     pub(crate) parsed: Result<Vec<CertificateInfo>, String>,
     pub(crate) pem_quirks: PemQuirks,
 }
@@ -19,7 +19,7 @@ pub(crate) struct CertificateInfo {
     pub(crate) not_after: UnixTime,
     /// `None` if it certifies a key that isn't RSA.
     pub(crate) key: Option<PublicNumbers>,
-    /// Bytes of its PEM text, which the upload form of an app limits.
+    /// Length of its canonical PEM encoding in bytes; an app limits the uploaded file.
     pub(crate) pem_size: usize,
     pub(crate) sha1: [u8; 20],
     pub(crate) sha256: [u8; 32],
@@ -46,7 +46,7 @@ impl GivenCertificate {
 
 impl CertificateInfo {
     /// # Errors
-    /// `der` is no certificate. Says what it is.
+    /// `der` isn't exactly one certificate. Says what is wrong with it.
     pub(crate) fn parse(der: &[u8]) -> Result<Self, String> {
         ParsedCertificate::from_der(der).map(Self::from_read)
     }

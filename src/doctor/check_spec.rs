@@ -23,7 +23,7 @@ pub struct CheckSpec {
     /// How to fix the fault.
     pub fix: &'static str,
     pub source: EvidenceSource,
-    /// Whether the check needs a probe (`--online`) or a JWKS fetched by `--jwks`.
+    /// Whether the check needs a probe (`--online`) or a served JWKS (`--jwks`).
     pub online: bool,
     /// The input that the check needs.
     #[serde(skip)]
@@ -58,7 +58,7 @@ pub(crate) enum Requirement {
     PrivateKey,
     Key,
     Certificate,
-    /// Two halves to compare: of private key, JWK and certificate.
+    /// Two files or JWKs whose keys can be compared, or one of them and a configured key.
     Pair,
     /// Keysets for both identity tokens and assertions.
     TwoKinds,

@@ -33,7 +33,8 @@ pub(crate) fn escape_and_truncate(text: &str) -> String {
     escape_invisible(&shown) + more
 }
 
-/// Escapes every character that is invisible or controls a terminal (`\u{200b}`). The length isn't limited.
+/// Escapes the characters that Rust's debug format escapes, except quotes and backslashes: control characters, combining marks
+/// and most invisible characters (`\u{200b}`). The length isn't limited.
 pub(crate) fn escape_invisible(text: &str) -> String {
     let is_syntax = |c: char| matches!(c, '"' | '\'' | '\\');
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
@@ -51,7 +52,8 @@ pub(crate) fn backquoted_list<T: AsRef<str>>(names: impl IntoIterator<Item = T>)
     names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ")
 }
 
-/// A configured user name for a message. Text that hasn't the form `NAME@HOST.DOMAIN` may be a password in the wrong place.
+/// A configured user name for a message. Text that hasn't the form `NAME@HOST.DOMAIN` isn't shown: it may be a password in
+/// the wrong place.
 pub(crate) fn shown_user_name(name: &str) -> &str {
     let is_user = |user: &str| !user.is_empty() && !user.contains(|c: char| c.is_whitespace() || c == '=');
     let fits = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-');

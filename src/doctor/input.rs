@@ -50,10 +50,11 @@ pub struct GivenArtifacts {
     pub public_keys: Vec<(String, PublicNumbers)>,
     pub certificates: Vec<GivenCertificate>,
     pub jwks: Vec<JwkDocument>,
-    /// JWK Sets that were fetched from the URLs of `--jwks`.
+    /// The responses of the URLs of `--jwks`, or why there are none.
     pub fetched: Vec<FetchedJwks>,
     pub tokens: Vec<UnverifiedToken>,
-    /// Whether the JWKs and certificates only verify a token here: checks for uploads are left out.
+    /// Whether the supplied files only verify a token: checks for uploads, and the comparison of keys with configured ones, are
+    /// left out.
     pub verify_only: bool,
 }
 
@@ -92,7 +93,7 @@ impl GivenArtifacts {
     /// The labels of all artifacts that matter for `token`, and its own.
     ///
     /// A JWK Set may hold keys for other tokens and other uses (RFC 7517, section 5). If one key of a set made the signature
-    /// and its id is unique in the set, the other keys are left out.
+    /// and its id is unique in the set, the other keys are left out. The label of a set from a file is left out too.
     pub(crate) fn labels_relevant_to<'a>(&'a self, token: &'a UnverifiedToken) -> Vec<&'a str> {
         let parts = token.parts.as_ref().ok();
         let signed = |jwk: &&ParsedJwk| {
@@ -158,7 +159,7 @@ pub(crate) fn is_used_by(keyset: &Keyset, kind: ProfileKind) -> bool {
 /// A public key that may verify a token.
 pub(crate) struct VerificationKey<'a> {
     pub(crate) about: String,
-    /// `None` for a JWK without `kid`, and for another file whose key isn't a configured one: only JWKs hold a key id.
+    /// The `kid` of a JWK, or the id of a configured key: this one, or the one that the supplied file holds.
     pub(crate) kid: Option<&'a str>,
     pub(crate) algorithm: Option<&'a str>,
     pub(crate) numbers: Option<PublicNumbers>,
@@ -243,7 +244,7 @@ impl CheckInput<'_> {
     }
 
     /// Salesforce looks up the key of an identity token in the keyset of its issuer. It looks up the key of an assertion in the
-    /// app of its consumer key.
+    /// app of its consumer key. If no profile has the token's `iss`, the keys of all profiles of its kind may verify it.
     fn configured_verification_keys(&self, purpose: Purpose, parts: &JwtParts) -> Vec<VerificationKey<'_>> {
         let iss = parts.claim("iss");
         let identity =

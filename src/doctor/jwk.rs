@@ -47,19 +47,17 @@ pub struct ParsedJwk {
 pub(crate) struct JwkInteger {
     /// `None` if it is missing or can't be decoded.
     pub(crate) value: Option<Vec<u8>>,
-    /// Every fault of its encoding.
+    /// Faults of its encoding. Without any, the member is valid base64url or missing.
     pub(crate) faults: Vec<&'static str>,
 }
 
 /// The member `x5c`.
 pub(crate) enum X5c {
+    /// Missing or empty.
     Missing,
     /// The certificates that can be parsed, in order, and every fault of the member and its entries.
-    Chain {
-        certificates: Vec<CertificateInfo>,
-        faults: Vec<String>,
-    },
-    /// The private key in place of the certificate.
+    Chain { certificates: Vec<CertificateInfo>, faults: Vec<String> },
+    /// An entry is a private key.
     PrivateKey,
 }
 
@@ -114,7 +112,7 @@ impl JwkDocument {
         Self { about: about.to_owned(), shape, surrounding, served: false, keys, non_objects }
     }
 
-    /// Whether the document is a JWK Set with at least one key and nothing else (RFC 7517, section 5).
+    /// Whether the document is a JWK Set (RFC 7517, section 5) with at least one key, no other entries, and no text around it.
     pub fn is_jwk_set(&self) -> bool {
         self.shape == JwkShape::Set
             && self.surrounding.is_none()

@@ -132,17 +132,17 @@ async fn fetch_and_compare(url: &str, clock: &dyn Clock, mut expected: Option<Ex
     FetchedJwks { url: url.to_owned(), reply, document, expected }
 }
 
-/// The deadline of one exchange, longer than any exchange takes.
+/// The deadline of one exchange, longer than an exchange with its retry takes.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The default subject of the probing messaging exchange. No user has it.
+/// The default subject of the probing messaging exchange. No user should have it.
 const PROBE_SUBJECT: &str = "tokenmint-doctor";
 
 /// Fetches the JWKS of each keyset with identity profiles, if `url` of `[server.public]` is set. Makes one exchange for each
 /// `[oauth]` profile, and for each identity profile with `[messaging]`.
 ///
-/// The exchanges count against the login budget in `state`, which the running service uses too. `subject` replaces
-/// [`PROBE_SUBJECT`].
+/// The exchanges count against the login rate limits, whose counts are in `state`. Services of the same user with the same
+/// directory share these counts. `subject` replaces [`PROBE_SUBJECT`].
 ///
 /// # Errors
 /// The HTTP client can't be created.

@@ -8,10 +8,10 @@ use super::finding::{CheckOutcome, Finding, Judgement, Observation, Report, Skip
 use super::input::CheckInput;
 use super::purpose::InferredPurpose;
 
-/// The number of items that a summary names.
+/// A summary names at most this number of items.
 const MAX_NAMED_ITEMS: usize = 8;
 
-/// The number of reasons that a summary lists: more than the checks give without any input.
+/// A summary lists at most this number of reasons: more than the checks give without any input.
 const MAX_LISTED_REASONS: usize = 64;
 
 /// Runs every check on `input`. For each item, a check reports only its worst observations. A check without observations

@@ -169,8 +169,8 @@ impl JwtParts {
         self.signature.len()
     }
 
-    /// Whether the RSA key with these numbers signed the token. Accepts keys from 1024 bits, because another check reports short
-    /// keys.
+    /// Whether the RSA key with these numbers signed the token with RS256 or RS512. Accepts keys from 1024 bits, because
+    /// another check reports short keys.
     pub(crate) fn is_signed_by(&self, key: &PublicNumbers) -> bool {
         let padding = match self.header("alg") {
             Some("RS256") => &RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY,

@@ -14,7 +14,7 @@ pub(crate) enum ClientClass {
     Browser,
     /// A command-line tool, or the HTTP library of a language other than Java.
     Tool,
-    /// A health check or monitor.
+    /// A health check, a monitor, or tokenmint's own `doctor`.
     Probe,
     Other,
     /// No `User-Agent`, or an empty one.

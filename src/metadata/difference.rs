@@ -20,7 +20,7 @@ use crate::doctor::{
 pub(crate) struct MetadataDifference {
     /// Path relative to the project's folder; empty if there is no such file.
     pub(crate) file: String,
-    /// The field of the metadata type, `kid` of the JWK, or the type of a component that isn't there.
+    /// The field of the metadata type, a member of the JWK, or the type of a component that isn't there.
     pub(crate) field: &'static str,
     pub(crate) configured: Option<String>,
     pub(crate) retrieved: Option<String>,
@@ -44,7 +44,7 @@ pub(crate) struct RetrievedProject {
 }
 
 impl RetrievedProject {
-    /// Reads a project in source format or Metadata API format.
+    /// Reads a project in source format or Metadata API format. Skips hidden folders and `node_modules`.
     ///
     /// # Errors
     /// A file can't be read or parsed; the message names it.
@@ -90,15 +90,15 @@ impl RetrievedProject {
             let name = name.to_owned();
             match kind {
                 "PublicKeyCertificateSet" => {
-                    let component = PublicKeyCertificateSet::read(&text).map_err(unreadable)?;
+                    let component = PublicKeyCertificateSet::from_xml(&text).map_err(unreadable)?;
                     self.sets.insert(name, RetrievedComponent { file, component });
                 }
                 "PublicKeyCertificate" => {
-                    let component = PublicKeyCertificate::read(&text).map_err(unreadable)?;
+                    let component = PublicKeyCertificate::from_xml(&text).map_err(unreadable)?;
                     self.keys.insert(name, RetrievedComponent { file, component });
                 }
                 _ => {
-                    let component = MessagingChannel::read(&text).map_err(unreadable)?;
+                    let component = MessagingChannel::from_xml(&text).map_err(unreadable)?;
                     self.channels.insert(name, RetrievedComponent { file, component });
                 }
             }
@@ -106,9 +106,9 @@ impl RetrievedProject {
         Ok(())
     }
 
-    /// Finds the set that corresponds to `expected`. Its keys and its JWKS URL count more than its name, which users
-    /// choose freely.
-    fn find_set(
+    /// Finds the set that corresponds to `expected`: the first set with a key or the JWKS URL in common and a similar issuer;
+    /// otherwise with such a key or URL; with its name, which users choose freely; or with a similar issuer.
+    fn find_best_match(
         &self,
         expected: &ExpectedKeyset,
     ) -> Option<(&String, &RetrievedComponent<PublicKeyCertificateSet>)> {
@@ -155,7 +155,7 @@ impl RetrievedProject {
             .filter(move |(name, key)| key.component.is_active && !foreign.contains(name.as_str()))
     }
 
-    /// Returns the key files of an earlier run whose keys `sets` don't publish any more, rewritten as inactive. Keys that another
+    /// Returns the active key files of an earlier run that `sets` don't upload any more, rewritten as inactive. Keys that another
     /// set of the project refers to stay, because several configurations may write to one project.
     pub(crate) fn deactivate_stale_keys(self, sets: &[ExpectedKeyset]) -> Vec<Component> {
         let uploaded = || sets.iter().filter(|set| set.endpoint.is_none()).flat_map(|set| &set.keys);
@@ -212,7 +212,8 @@ fn is_same_key(found: &RetrievedComponent<PublicKeyCertificate>, expected_key: &
         || numbers_of(&theirs) == numbers_of(&expected_jwk(expected_key))
 }
 
-/// Lists all differences between `retrieved` and the configuration, and the faults of its JWKs at `now`.
+/// Lists the differences between the expected keysets and the sets of `retrieved` that correspond to them, with the faults
+/// of their JWKs at `now`. Also lists active keys that are in no set and not in the configuration. Ignores other sets.
 pub(crate) fn differences(
     expected: &[ExpectedKeyset],
     retrieved: &RetrievedProject,
@@ -224,7 +225,8 @@ pub(crate) fn differences(
     found
 }
 
-/// Lists the active keys in no set of the project that the configuration doesn't publish. A deployment leaves them active.
+/// Lists the active keys that are in no set of the project and that the configuration doesn't publish. A deployment of the
+/// project leaves them active.
 fn unpublished_keys(expected: &[ExpectedKeyset], retrieved: &RetrievedProject) -> Vec<MetadataDifference> {
     let in_a_set: BTreeSet<&str> = retrieved
         .foreign_sets(|_| false)
@@ -273,7 +275,8 @@ fn compare_set(
     retrieved: &RetrievedProject,
     now: UnixTime,
 ) -> Vec<MetadataDifference> {
-    let Some((name, RetrievedComponent { file, component: set })) = retrieved.find_set(expected) else {
+    let Some((name, RetrievedComponent { file, component: set })) = retrieved.find_best_match(expected)
+    else {
         return vec![missing("", "PublicKeyCertificateSet", &expected.name)];
     };
     let kind =
@@ -336,7 +339,8 @@ fn compare_keys(
     found
 }
 
-/// Compares the members of a JWK except `kid`, and lists the faults that the doctor finds in it.
+/// Compares `kty`, `use`, `alg` and the public key of a JWK. Lists the failures of the doctor's checks too, unless they follow
+/// from a difference listed before.
 fn compare_jwk(
     expected: &ExpectedKey,
     file: &str,
@@ -361,7 +365,7 @@ fn compare_jwk(
     let given = GivenArtifacts { jwks: vec![document], ..GivenArtifacts::default() };
     let input = CheckInput { now, configured: ConfigView::default(), given, probe_results: None };
     let has_reported_cause = |check: &str| {
-        // A certificate of ours beside the number of another key follows from that number.
+        // If only `n` is another key's, the certificate beside it doesn't match: that isn't a second fault.
         check == "key-pair" && is_another_key
             || check == "jwk-members" && found.iter().any(|reported| reported.field != "jsonWebKey")
     };
@@ -375,8 +379,8 @@ fn compare_jwk(
     found
 }
 
-/// Checks that a channel verifies its users with this set, and compares the links of such channels. If the project contains no
-/// channel, there is nothing to check.
+/// Checks that a channel is linked to this set, that each such link is enabled, and that its channel verifies users. If the
+/// project contains no channel, there is nothing to check.
 fn compare_channels(set: &str, retrieved: &RetrievedProject) -> Vec<MetadataDifference> {
     let configs = retrieved
         .channels

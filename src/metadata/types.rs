@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::API_VERSION;
 
 pub(crate) const NAMESPACE: &str = "http://soap.sforce.com/2006/04/metadata";
-/// The description of the components that tokenmint writes. It tells them from others in the same project.
+/// The description of the sets and keys that tokenmint writes. It tells them from others in the same project.
 pub(super) const DESCRIPTION: &str = "Made by tokenmint from its configuration";
 
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +21,7 @@ pub(crate) enum InvalidMetadata {
     SecondRoot,
 }
 
-/// Checks that the document has one root element, with the name `expected`. The deserializer ignores that name, and what follows
-/// the element.
+/// Checks that the root element has the name `expected`, and that no second one follows. The deserializer checks neither.
 fn check_root(text: &str, expected: &'static str) -> Result<(), InvalidMetadata> {
     let mut reader = quick_xml::Reader::from_str(text);
     let (mut depth, mut roots) = (0_usize, 0_usize);
@@ -81,7 +80,7 @@ pub(super) struct SetKeyReference {
 /// Source of a set's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum CertificateSetType {
-    /// Uploaded keys. Both spellings were seen in practice.
+    /// Uploaded keys. The spelling `Jwks` is read too.
     #[serde(rename = "JWKS", alias = "Jwks")]
     Jwks,
     #[serde(rename = "JWKS_URL")]
@@ -197,8 +196,9 @@ macro_rules! impl_xml {
             /// Parses the XML.
             ///
             /// # Errors
-            /// The XML is malformed, its root is another element, or an element is missing.
-            pub(crate) fn read(text: &str) -> Result<Self, InvalidMetadata> {
+            /// The XML is malformed, has another root element or a second one, or a required element is missing or has an
+            /// unknown value.
+            pub(crate) fn from_xml(text: &str) -> Result<Self, InvalidMetadata> {
                 check_root(text, stringify!($kind))?;
                 Ok(quick_xml::de::from_str(text)?)
             }
@@ -258,7 +258,7 @@ mod tests {
                 keys: Vec::new(),
                 kind: CertificateSetType::Jwks,
             };
-            assert_eq!(PublicKeyCertificateSet::read(&set.to_xml()).expect("our own").jwt_issuer, issuer);
+            assert_eq!(PublicKeyCertificateSet::from_xml(&set.to_xml()).expect("our own").jwt_issuer, issuer);
         }
     }
 }

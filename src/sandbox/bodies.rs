@@ -95,7 +95,7 @@ impl hyper::body::Body for ThrottledBody {
     }
 }
 
-/// A JSON string that never closes: `left` bytes after [`Self::PREFIX`], or without end if `left` is `None`.
+/// JSON with a string that is never closed: `left` bytes after [`Self::PREFIX`], or without end if `left` is `None`.
 pub(super) struct EndlessBody {
     prefix: Bytes,
     left: Option<u64>,

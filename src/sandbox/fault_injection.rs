@@ -1,5 +1,5 @@
-//! Middleware in front of every handler: counts requests, injects faults and sets `Date`. The control endpoints are neither
-//! counted nor faulted.
+//! Fault injection: an axum layer in front of every handler, which counts requests, injects faults and sets `Date`. The control
+//! endpoints are neither counted nor faulted.
 
 use std::time::Duration;
 

@@ -41,6 +41,7 @@ pub struct Fault {
     /// The status of a response that the fault makes up, in place of its default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// `error` of the token endpoint, and `errorCode` of the data API, for `status`. The messaging API ignores it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// `error_description` of the token endpoint, and `message` of the messaging and data APIs, for `status`.

@@ -18,7 +18,7 @@ impl<'a> Jwt<'a> {
     /// Decodes header and claims, without verifying the signature.
     ///
     /// # Errors
-    /// Says which part is malformed.
+    /// Says which part is malformed, or that the header has `crit`.
     pub(crate) fn read(text: &'a str) -> Result<Self, String> {
         let (signed, signature) = text.rsplit_once('.').ok_or("isn't a JWT: it has no dot")?;
         let (header, claims) = signed.split_once('.').ok_or("isn't a JWT: it has one dot")?;
@@ -55,7 +55,7 @@ fn object(part: &str) -> Option<Map<String, Value>> {
     }
 }
 
-/// Issues a JWT of the sandbox, signed with HS256. Clients can't verify Salesforce's own tokens, so any signature will do.
+/// Issues a JWT of the sandbox, signed with HS256. tokenmint doesn't verify Salesforce's signatures, so any will do.
 pub(super) fn issue(claims: &Value, key: &hmac::Key) -> String {
     let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT","kid":"sandbox"}"#);
     let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));

@@ -117,7 +117,7 @@ fn public_key(jwk: &Value, uploaded: bool) -> Result<DecodingKey, String> {
             return Err("has a certificate of another key".to_owned());
         }
         (Some(n), Some(e), _) => (n, e),
-        // An upload may have `x5c` alone.
+        // A JWK may have `x5c` alone.
         (None, None, Some(certified)) if jwk.get("n").is_none() => certified,
         _ => return Err("has an `n` or `e` that isn't base64url without padding".to_owned()),
     };

@@ -190,7 +190,8 @@ fn check_audience(org: &Org, app: &ConnectedApp, url: &str, jwt: &Jwt<'_>) -> Re
     if fits { Ok(()) } else { Err(oauth_error("invalid_grant", "audience is invalid", why)) }
 }
 
-/// Checks and returns `exp`, a number or a string of digits in seconds. Milliseconds pass, because they are a date far ahead.
+/// Checks and returns `exp`, a number or a string of digits in seconds. Milliseconds pass unless `strict` is set, because they
+/// are a date far ahead.
 fn check_expiry(jwt: &Jwt<'_>, now: i64, strict: bool) -> Result<i64, OauthError> {
     #[expect(clippy::cast_possible_truncation, reason = "what is beyond the range is far enough either way")]
     let exp = match jwt.claims.get("exp") {

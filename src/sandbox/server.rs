@@ -26,7 +26,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Serves the sandbox on `listener` until `stop`, which also ends open connections.
 ///
 /// # Errors
-/// The listener isn't on loopback, where anybody who reaches it could log in as any user.
+/// The listener isn't on loopback: anybody who reaches it could log in as any user.
 pub async fn serve(listener: TcpListener, sandbox: Sandbox, stop: CancellationToken) -> io::Result<()> {
     if !listener.local_addr()?.ip().is_loopback() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the sandbox listens on loopback only"));

@@ -18,7 +18,7 @@ use super::limits::SlidingWindow;
 use super::org::{Org, Settings};
 use crate::clock::{Clock, Randomness as _, SystemRandomness};
 
-/// The number of reasons that are kept to explain unverified users and refused logins.
+/// The number of reasons that are kept, the newest ones: see [`Sandbox::refusal_reasons`].
 const MAX_KEPT_REASONS: usize = 20;
 /// The timeout for connecting to a JWKS endpoint, and for each read.
 const JWKS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -132,7 +132,8 @@ impl Sandbox {
         self.state().counts.clone()
     }
 
-    /// Why identity tokens weren't verified and logins were refused: the last [`MAX_KEPT_REASONS`] reasons.
+    /// Why identity tokens weren't verified, logins were refused or deployments weren't found: the last [`MAX_KEPT_REASONS`]
+    /// reasons.
     pub fn refusal_reasons(&self) -> Vec<String> {
         self.state().refusal_reasons.iter().cloned().collect()
     }

@@ -8,17 +8,17 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Length of version 00: `00-`, trace id, `-`, span id, `-`, flags.
 const TRACEPARENT_LENGTH: usize = 55;
-/// The longest `tracestate`, in bytes: at least this length must be propagated (section 3.3.1.5). A longer one is dropped.
+/// The longest `tracestate`, in bytes: at least this length should be propagated (section 3.3.1.5). A longer one is dropped.
 const MAX_TRACESTATE_BYTES: usize = 512;
 /// The most members of `tracestate`. One with more is dropped.
 const MAX_TRACESTATE_MEMBERS: usize = 32;
 
-/// The context of a span. Both ids are lower-case hexadecimal digits, not all of them 0.
+/// The context of a span. Both ids are lower-case hexadecimal digits. Neither consists of zeros alone.
 pub(super) struct TraceContext {
     pub(crate) trace_id: [u8; 32],
     pub(crate) span_id: [u8; 16],
     pub(crate) sampled: bool,
-    /// Vendor data, passed on as it is. Several headers become one.
+    /// Vendor data, passed on unchanged if it is valid, otherwise dropped. Several headers become one.
     pub(crate) tracestate: Option<HeaderValue>,
 }
 

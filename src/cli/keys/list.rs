@@ -204,7 +204,7 @@ fn last_fetch(key: &KeyRow, now: UnixTime) -> String {
     }
 }
 
-/// Formats a duration in the largest unit that gives at least two.
+/// Formats a duration in the largest unit that gives at least two, or in seconds.
 fn short_age(seconds: i64) -> String {
     let (count, unit) = match seconds {
         ..120 => (seconds.max(0), "s"),

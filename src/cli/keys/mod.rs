@@ -63,7 +63,7 @@ fn parse_kid(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text)
 }
 
-/// Returns the keyset with that name, or the only one, and its directory.
+/// Returns the keyset with that name, or the only one with a directory, and its directory.
 fn select_keyset<'a>(
     keysets: &'a BTreeMap<Name, KeysetConfig>,
     wanted: Option<&str>,
@@ -143,7 +143,7 @@ pub(super) enum KeysetUsage {
     Identity,
     /// OAuth profiles only: the External Client App needs the certificate.
     Oauth,
-    /// Profiles of both kinds, none, or a configuration that can't be read.
+    /// Profiles of both kinds, none, or a configuration that doesn't load.
     Unknown,
 }
 
@@ -163,14 +163,14 @@ impl KeysetUsage {
     }
 }
 
-/// A key pair that is in no key folder yet. Generating it takes seconds, so no lock is held meanwhile.
+/// A key pair, before it is written to a key folder. Generating it may take seconds, so no lock is held meanwhile.
 pub(super) struct KeyPair {
     pem: SecretString,
     private: PrivateKey,
 }
 
 impl KeyPair {
-    /// Reads an existing key, which isn't encrypted.
+    /// Reads an existing key. An encrypted key is an error.
     pub(super) fn read(path: &Path) -> Result<Self, CliError> {
         let failed = |reason: &dyn Display| CliError::Failed(format!("{}: {reason}", path.display()));
         let pem = keys::key_file::read_private_key_unchecked(path).map_err(|reason| failed(&reason))?;
@@ -276,8 +276,8 @@ impl From<DirectoryError> for CliError {
     }
 }
 
-/// Whether the key id is unavailable for `directory`: one of its files exists, or another keyset uses it. Folders
-/// that don't answer are ignored.
+/// Whether the key id is unavailable for `directory`: one of its files exists there, or a keyset has or lists it. Folders
+/// of keysets that don't answer are ignored.
 fn is_kid_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, KeysetConfig>) -> bool {
     let has = |kid: &KeyId, directory: &Path| check_kid_unused(directory, kid).is_err();
     let in_keyset = |keyset: &KeysetConfig| match &keyset.keys {

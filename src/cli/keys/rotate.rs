@@ -1,4 +1,4 @@
-//! `tokenmint keys rotate`: creates the next key of a keyset, published now and signing later.
+//! `tokenmint keys rotate`: creates the next key of a keyset, published now and signing later, except in an emergency.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

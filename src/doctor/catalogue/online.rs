@@ -1,4 +1,4 @@
-//! Catalogue entries (title, symptom, fix) of the checks that need a probe or a fetched JWKS; the functions are in
+//! Catalogue entries (title, symptom, fix) of the checks that need a probe or a served JWKS; the functions are in
 //! `checks::online`.
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field};

@@ -83,7 +83,8 @@ fn assertion_issuers(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// Checks that `sub` of an assertion is a user name, and that of an `[oauth]` profile with the same consumer key, if there is one.
+/// Checks that `sub` of an assertion is a user name. Warns if `[oauth]` profiles have the assertion's consumer key and none has
+/// that user name.
 pub(super) fn username(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(ASSERTIONS)
@@ -142,13 +143,13 @@ fn oauth_profiles<'a>(input: &'a CheckInput<'_>, parts: &JwtParts) -> Vec<&'a Oa
     input.configured.oauth().filter(|profile| consumer_key == Some(profile.consumer_key.as_str())).collect()
 }
 
-/// Checks the `aud` of the supplied tokens.
+/// Checks the `aud` of the supplied assertions and identity tokens.
 pub(super) fn audience(input: &CheckInput<'_>) -> Observations {
     assertion_audiences(input).into_iter().chain(identity_token_audiences(input)).collect()
 }
 
-/// Compares `aud` with `audience` of the profiles that have the token's issuer. Salesforce isn't documented to require `aud` in
-/// identity tokens, so a profile without `audience` accepts any.
+/// Compares `aud` with `audience` of the profiles that have the token's issuer, unless keys were supplied that may verify the
+/// token. Salesforce isn't documented to require `aud` in identity tokens, so a profile without `audience` accepts any.
 fn identity_token_audiences(input: &CheckInput<'_>) -> Observations {
     input
         .tokens_for(IDENTITY_TOKENS)

@@ -36,7 +36,8 @@ pub(crate) fn check_audience(
     }
 }
 
-/// The sandbox name that follows the top-level domain, for example `uat` in `me@acme.com.uat`.
+/// A probable sandbox name: more than two characters after one of a few top-level domains, for example `uat` in
+/// `me@acme.com.uat`.
 fn sandbox_suffix(username: &str) -> Option<&str> {
     let (_, domain) = username.rsplit_once('@')?;
     let (rest, last) = domain.rsplit_once('.')?;

@@ -7,7 +7,7 @@ use crate::doctor::formatting::escape_and_truncate;
 use crate::doctor::input::CheckInput;
 use crate::json::Json;
 
-/// Checks that a token names its user by the claim of its kind, is signed with HS256, and has an `exp`.
+/// Checks the user claim, `alg` = HS256, no `crit` and no duplicate members. Warns if there is no `exp`.
 pub(crate) fn names_user(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
     let (user, party) = (kind.facts().user_claim, kind.facts().relying_party);
     input

@@ -371,7 +371,8 @@ impl Half {
 }
 
 /// Compares every supplied key, certificate and JWK with the configured keys: people give a file to learn whether its key is
-/// the configured one. A public half of a supplied private key is left to [`given_pairs`].
+/// the configured one. [`given_pairs`] compares the public halves of supplied private keys. Of these, only JWKs that have the
+/// key or the id of a configured key are compared here too.
 fn compare_with_configured_keys(input: &CheckInput<'_>) -> Observations {
     if ring_to_compare_with(input).is_none() {
         return Vec::new();
@@ -500,7 +501,7 @@ fn unknown_key(input: &CheckInput<'_>, about: &str, common_name: Option<&str>, h
         .with_advice(fix)
 }
 
-/// The ids of the configured keys.
+/// The ids of the configured keys, at most `MAX_NAMED_KEYS`.
 fn configured_kids(input: &CheckInput<'_>) -> String {
     const MAX_NAMED_KEYS: usize = 8;
     let kids: Vec<&str> = input.configured.keys().map(|(_, _, key)| key.kid.as_str()).collect();

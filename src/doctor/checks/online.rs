@@ -168,7 +168,7 @@ pub(crate) fn clock(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-/// The beginning of the profile names of each endpoint.
+/// The beginning of the labels of profiles that exchange tokens at each of the two endpoints.
 const MESSAGING_PROFILES: &str = "identity.";
 const OAUTH_PROFILES: &str = "oauth.";
 
@@ -281,7 +281,7 @@ pub(crate) fn exchange(input: &CheckInput<'_>) -> Observations {
     asked.chain(unprobed_profiles(input)).collect()
 }
 
-/// Profiles that `--online` couldn't probe.
+/// Reports the identity profiles that `--online` can't probe, or warns that it probed nothing.
 fn unprobed_profiles(input: &CheckInput<'_>) -> Observations {
     let Some(probe_results) = &input.probe_results else { return Vec::new() };
     if probe_results.is_empty() {

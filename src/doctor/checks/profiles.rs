@@ -287,8 +287,8 @@ pub(crate) fn public_url(input: &CheckInput<'_>) -> Observations {
     }]
 }
 
-/// Whether a host may be reachable from the internet: no private address (RFC 1918, RFC 4193), and no name that only a private
-/// network resolves.
+/// Whether a host may be reachable from the internet: no private (RFC 1918, RFC 4193), loopback, link-local or unspecified
+/// address, no name without a dot, and no top-level domain that usually only a private network resolves.
 fn is_reachable(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => {

@@ -80,7 +80,7 @@ impl RequestScanner {
         let ScanState::Head { seen, .. } = &mut self.scan_state else { return None };
         let first = pending.first()?;
         if !(first.is_ascii_alphabetic() || *first == b'\r' && pending.len() == 1) {
-            // For example the first bytes of TLS. No method begins like this, so there is no need to wait for more.
+            // For example the first bytes of TLS. No known method begins like this, so there is no need to wait for more.
             return Some(Err(ApiError::Malformed("speak plain HTTP/1.1: a request begins with its method")));
         }
         while let Some(next) = pending[*seen..].iter().position(|byte| *byte == b'\n') {
@@ -221,8 +221,8 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
-    /// Shuts down the stream. Then, if the last request wasn't read to its end, it discards what the client still sends for at
-    /// most `LINGER_TIMEOUT` (lingering close). Without this the kernel would reset the connection, and the client might lose
+    /// Shuts down the stream. Then, if the last request was rejected, chunked, or not read to its end, it discards what the client
+    /// still sends for at most `LINGER_TIMEOUT` (lingering close). Without this the kernel would reset the connection, and the client might lose
     /// the response.
     pub(crate) async fn close(mut self, is_answered: bool) {
         let should_linger = is_answered && !matches!(self.scanner.scan_state, ScanState::Head { .. });

@@ -158,7 +158,7 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
     Ok(ServerTls { config: Arc::new(config), chain, invalid_chain, authority, odd })
 }
 
-/// Why clients reject a chain at this time.
+/// Which certificate is outside of its validity, and what to do.
 struct ValidityProblem {
     fact: String,
     advice: &'static str,

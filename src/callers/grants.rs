@@ -60,7 +60,7 @@ impl BundleGrant {
 /// ```
 pub struct Grant<P> {
     pub(super) profile: Arc<P>,
-    /// Counts the tokens minted with this profile for this caller.
+    /// Counts the tokens that were minted with this profile and returned to this caller, access tokens excluded.
     minted: IntCounter,
     /// Whether `allow` contains it. If not, it is usable only while `policy = "audit"`.
     allowed: bool,

@@ -1,8 +1,8 @@
 //! The assertion of the OAuth 2.0 JWT bearer flow (RFC 7523, section 3; Salesforce Help, "OAuth 2.0 JWT Bearer
 //! Flow for Server-to-Server Integration").
 //!
-//! Header: `alg`, `typ`, `kid`. Body: `iss` (consumer key), `sub` (user name), `aud`, `exp`, `iat`, and a fresh
-//! `jti` (Salesforce rejects replays).
+//! Header: `alg`, `typ`, `kid`. Body: `iss` (consumer key), `sub` (user name), `aud`, `exp`, `iat`, `jti`.
+//! Replay protection: each assertion has a random 128-bit `jti`; Salesforce rejects a second use.
 
 use std::sync::Arc;
 use std::time::Duration;

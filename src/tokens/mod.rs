@@ -5,7 +5,7 @@
 //! - Each profile prepares at load everything that doesn't change: header, fixed claims and keys. A mint appends the
 //!   rest and signs.
 //! - A [`Subject`], [`Lifetime`] or [`Claims`] is validated when it is constructed, so profiles don't check it again.
-//! - A minted token is a secret until it is sent.
+//! - A minted token is kept as a `SecretString` until it is sent.
 
 mod assertion;
 mod cache_scope;

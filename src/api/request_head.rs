@@ -1,4 +1,4 @@
-//! Prevents request smuggling: rejects every request head that a proxy in front of the service may read differently.
+//! Prevents request smuggling: rejects request heads that a proxy in front of the service may read differently.
 //!
 //! hyper accepts a bare LF, `Content-Length` together with `Transfer-Encoding`, and several equal lengths. A proxy may
 //! see another request in the same bytes. So `app::request_scanner` rejects a bare LF, and passes each head to [`check_head`]

@@ -8,8 +8,8 @@
 //! directories it uses, and where its ops listener is. Commands find the names of these sockets in `/proc/net/unix`.
 //! Processes see each other only within one network namespace, which containers usually don't share.
 //!
-//! Any user can bind such a name. So a command believes only root, its own user, the owners of the configuration and the keys, and
-//! a group that may read them ([`FoundService::is_trusted`]). The kernel says which user and group that is (`SO_PEERCRED`).
+//! Any user can bind such a name. So a command believes only root, its own user, the owners of the configuration and the keys,
+//! and a group that may read them ([`FoundService::is_trusted`]). The kernel says which user and group that is (`SO_PEERCRED`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -70,7 +70,8 @@ impl RunningService {
             || pairs().any(|(own, other)| is_same_file(own, other))
     }
 
-    /// Whether the service reads the configuration file `configuration`.
+    /// Whether the service reads the configuration file `configuration`. A service without a file matches a path at which there
+    /// is none.
     pub(crate) fn reads(&self, configuration: &Path) -> bool {
         match &self.configuration {
             Some(own) => {

@@ -263,7 +263,7 @@ impl Reloader {
             Err(invalid) => return (WatchedFiles::of_invalid(&invalid), Err(invalid.problems)),
         };
         let files = WatchedFiles::of(&config);
-        // An emptied file also has other settings, so it comes first.
+        // An emptied file also changes other settings, so this problem comes first.
         let mut refused = config.emptied_sections(&base.config);
         refused.extend(config.restart_only_changes(&base.config));
         if !refused.is_empty() {

@@ -17,8 +17,8 @@ use crate::tokens::{Claims, Hs256Profile, IdentityProfile, InvalidField, Lifetim
 pub struct Grants<G> {
     kind: ProfileKind,
     by_name: BTreeMap<Name, G>,
-    /// With `policy = "audit"`: the others of this kind, which `allow` doesn't contain. The caller can use them too. Otherwise, and
-    /// for OAuth profiles, it is empty.
+    /// With `policy = "audit"`: the others of this kind, which `allow` doesn't contain. The caller can use them too. Otherwise,
+    /// and for OAuth profiles, it is empty.
     audit_only: BTreeMap<Name, G>,
 }
 

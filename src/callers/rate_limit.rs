@@ -58,8 +58,8 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Limits requests for new tokens, with one token bucket for each caller, profile and subject. Stores salted hashes instead of
-/// subjects; each process has its own salt.
+/// Limits requests for new tokens, with one token bucket for each caller, profile or bundle, and subject. Stores salted hashes
+/// instead of subjects; each process has its own salt.
 pub(crate) struct SubjectRateLimiter {
     buckets: Cache<[u8; 16], Arc<SubjectBucket>>,
     rate: RateLimit,

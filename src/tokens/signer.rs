@@ -155,7 +155,8 @@ impl Signer {
                 signature.await.map_err(|_| self.acquire_failed(AcquireError::Abandoned))?
             }
             Acquired::Permit(permit, job) => {
-                // It yields even where nothing waits: on a host with one core, requests that arrived meanwhile haven't been read yet.
+                // It yields even where nothing waits: on a host with one core, requests that arrived meanwhile haven't been
+                // read yet.
                 for _ in 0..self.executor.yield_rounds(key) {
                     yield_to_scheduler().await;
                 }
@@ -248,8 +249,8 @@ impl SigningExecutor {
     }
 }
 
-/// Lets the tasks that are ready on this thread run before it returns. tokio's own `yield_now` isn't used: with `event_interval(1)` it returns
-/// before those tasks have run.
+/// Lets the tasks that are ready on this thread run before it returns. tokio's own `yield_now` isn't used: with
+/// `event_interval(1)` it returns before those tasks have run.
 async fn yield_to_scheduler() {
     let mut yielded = false;
     poll_fn(|context| {

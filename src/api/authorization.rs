@@ -1,4 +1,4 @@
-//! Authorizes each request for a token by the caller's policy, and applies the rate limits for subjects.
+//! Authorizes each request for a token by the settings of its caller and its profile, and applies the rate limits for subjects.
 //!
 //! Every token needs an authorization, including one from the cache. The result, [`Authorized`], is the only access to
 //! the profile that mints.

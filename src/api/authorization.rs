@@ -1,4 +1,4 @@
-//! Authorizes each request for a token by the caller's policy, and applies the rate limits for subjects.
+//! Authorizes each request for a token by the settings of its caller and its profile, and applies the rate limits for subjects.
 //!
 //! Every token needs an authorization, including one from the cache. The result, [`Authorized`], is the only access to
 //! the profile that mints.
@@ -20,9 +20,10 @@ pub(super) struct AccessRequest<'a, G> {
     pub(crate) mints: bool,
 }
 
-/// Checks `request` against the policy of the caller, and against the rate limit of the subject if it always mints.
+/// Checks `request` against the policy, and against the subject's rate limit if the request has a subject and always mints.
 ///
-/// In audit mode, a violation of one of the caller's own settings is logged and the request is allowed.
+/// In audit mode, a violation of one of the caller's own settings is logged and doesn't reject the request. An OAuth profile that
+/// `allow` doesn't contain is rejected in audit mode too.
 ///
 /// # Errors
 /// The first rule that rejects the request.
@@ -92,7 +93,8 @@ fn log_audit_only_violation(
     );
 }
 
-/// Limits how often a caller mints one subject's tokens of one profile. Logs one line when a series of rejections begins.
+/// Limits how often a caller mints one subject's tokens of one profile or bundle. Logs one line when a series of rejections
+/// begins.
 fn check_subject_rate_limit(
     state: &AppState,
     authenticated: &AuthenticatedCaller,

@@ -1,5 +1,6 @@
 //! Backpressure for request bodies: delays reading a body from the socket until a handler reads it. So an unauthenticated
-//! request is rejected from its head alone. The only bytes of its body that were read are those that arrived together with the head.
+//! request is rejected from its head alone. The only bytes of its body that were read are those that arrived together with the
+//! head.
 //!
 //! A response that is sent before the whole body was read closes the connection. Otherwise the rest of the body would be
 //! parsed as the next request.

@@ -1,4 +1,4 @@
-//! `POST /bundle`: mints all tokens that one page load needs, or none of them.
+//! `POST /bundle`: returns all tokens that one page load needs, or an error and none of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

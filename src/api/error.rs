@@ -30,7 +30,7 @@ pub(crate) enum ApiError {
         field: &'static str,
     },
     InvalidField(InvalidField),
-    /// The request violates HTTP. The message says what to send instead.
+    /// The request violates HTTP, or uses a part of it that tokenmint doesn't accept. The message says what to send instead.
     Malformed(&'static str),
     /// The body isn't a JSON object. The message says why.
     NotJson(String),
@@ -115,7 +115,7 @@ pub(super) struct ErrorResponse {
     pub(crate) error: &'static str,
     description: String,
     field: Option<String>,
-    /// Seconds.
+    /// The value of `Retry-After`, in seconds.
     retry_after: Option<u64>,
     /// The error that Salesforce answered.
     upstream: Option<SalesforceError>,
@@ -252,8 +252,7 @@ impl ApiError {
     }
 }
 
-/// `wait` in seconds for `Retry-After`, at least 1. Rounded up, so that a client that waits isn't rejected again for the same
-/// reason.
+/// `wait` in seconds for `Retry-After`, at least 1. Rounded up, so that a client that obeys doesn't come too early.
 fn retry_after_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
@@ -292,7 +291,7 @@ fn exchange_error_response(error: ExchangeError) -> ErrorResponse {
 }
 
 impl ErrorResponse {
-    /// Writes the error into `answer`, and keeps headers that are already there, for example `Allow`.
+    /// Writes the error into `answer`, and keeps the headers that it doesn't set itself, for example `Allow`.
     pub(crate) fn into_response(self, mut answer: Response, request_id: &str) -> Response {
         let body = ErrorBody {
             error: self.error,

@@ -1,4 +1,4 @@
-//! Endpoints that need no credential: the JWK Sets that Salesforce fetches, and `GET /openapi.yaml`.
+//! The JWK Sets that Salesforce fetches, and `GET /openapi.yaml`. They need no credential.
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};

@@ -4,7 +4,7 @@
 //! - enforces `request_timeout`,
 //! - writes the error response, if the handler returned an error,
 //! - updates the metrics,
-//! - closes the connection after the response if it can't be reused.
+//! - adds `Connection: close` if the connection can't be reused.
 //!
 //! A handler's panic doesn't arrive here: `CatchPanicLayer`, the layer inside this one (see [`router`](super::router)), turns it
 //! into an error.
@@ -36,8 +36,8 @@ use crate::traces::{Span, SpanAttribute, Trace};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
-/// The time that is reserved for writing the response: a wait for Salesforce ends this long before `request_timeout`, or by a
-/// tenth of `request_timeout` if that is less.
+/// The time that is reserved for writing the response: a wait for Salesforce ends this long before `request_timeout`. A tenth of
+/// `request_timeout` is reserved instead if that is less.
 const RESPONSE_MARGIN: Duration = Duration::from_millis(250);
 
 /// The request ID, the trace and the deadline of a request, as a request extension. Response, log lines and audit line carry
@@ -224,7 +224,7 @@ fn request_span(request: &Request, route: Option<usize>) -> Span {
 /// Replaces `answer` by the error response if the handler returned an error. Also counts and logs the error.
 fn render_error(mut answer: Response, scope: &RequestScope, metrics: &Metrics) -> Response {
     let Some(error) = answer.extensions_mut().remove::<ApiError>() else { return answer };
-    // Overload is only counted: a log line for each rejected request would add load.
+    // Overload causes no warning: a log line for each rejected request would add load.
     if let ApiError::Mint(error) = &error
         && *error != MintError::Overloaded
     {

@@ -99,7 +99,7 @@ fn mint_hs256(
 struct TokenResponse<'a> {
     token: &'a str,
     token_type: &'static str,
-    /// `null` for Intercom, whose secrets have no key ID.
+    /// `null` for an HS256 token: its secret has no key ID.
     kid: Option<&'a KeyId>,
     issued_at: UnixTime,
     expires_at: UnixTime,

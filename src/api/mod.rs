@@ -54,8 +54,8 @@ use crate::tokens::{Profiles, Signer};
 /// The API description, `openapi.yaml` at the repository's root.
 pub const OPENAPI: &str = include_str!("../../openapi.yaml");
 
-/// Everything that follows from one configuration and its key files. A reload or a retirement replaces it as a whole; a request
-/// that has loaded it keeps the old one.
+/// The profiles, keys and callers of one configuration. A reload or a retirement replaces it as a whole; a request that has
+/// loaded it keeps the old one.
 pub struct ConfigSnapshot {
     pub(crate) config: Arc<Config>,
     pub ring: KeyRing,

@@ -191,8 +191,8 @@ impl RequestFields {
         Ok(self.string(name)?.map(SecretString::from))
     }
 
-    /// Takes a number of seconds. A negative number counts as 0, and a too large one as the largest, so that the check of the bounds
-    /// rejects it.
+    /// Takes a number of seconds. A negative number counts as 0, and a too large one as the largest, so that the check of the
+    /// bounds rejects it.
     pub(crate) fn seconds(&mut self, name: &str) -> Result<Option<u64>, ApiError> {
         match self.take(name) {
             None => Ok(None),

@@ -1,4 +1,4 @@
-//! Prevents request smuggling: rejects every request head that a proxy in front of the service may read differently.
+//! Prevents request smuggling: rejects request heads that a proxy in front of the service may read differently.
 //!
 //! hyper accepts a bare LF, `Content-Length` together with `Transfer-Encoding`, and several equal lengths. A proxy may
 //! see another request in the same bytes. So `app::request_scanner` rejects a bare LF, and passes each head to [`check_head`]
@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use super::ApiError;
 use super::middleware::is_request_id;
 
-/// The largest number of headers.
+/// The most headers of a request.
 const MAX_REQUEST_HEADERS: usize = 64;
 
 /// The name of the header of the request ID, with its colon.
@@ -83,7 +83,7 @@ pub(crate) fn check_head(head: &[u8]) -> Result<BodyFraming, ApiError> {
     }
 }
 
-/// Whether the request line has three parts, and so a version that is the only fault of it.
+/// Whether the request line has three parts, and the last is a version of HTTP. Then only that version is wrong.
 fn has_another_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut parts = line.split(|byte| *byte == b' ').skip(2);

@@ -93,8 +93,8 @@ impl Connections {
         })
     }
 
-    /// Acquires a permit for a new connection. If the limit is reached, it evicts the longest idle connections and waits until one
-    /// is closed. Returns `None` if no connection is idle.
+    /// Acquires a permit for a new connection. If the limit is reached, it evicts the longest idle connections and waits until
+    /// one is closed. Returns `None` if the limit is reached and no connection is idle.
     pub(crate) async fn acquire_permit(self: &Arc<Self>) -> Option<ConnectionPermit> {
         if !self.ensure_capacity() {
             self.shed_counter.inc();

@@ -8,8 +8,8 @@
 //! directories it uses, and where its ops listener is. Commands find the names of these sockets in `/proc/net/unix`.
 //! Processes see each other only within one network namespace, which containers usually don't share.
 //!
-//! Any user can bind such a name. So a command believes only processes whose user could read the private keys or change the
-//! configuration anyway ([`FoundService::is_trusted`]); the kernel says which user that is (`SO_PEERCRED`).
+//! Any user can bind such a name. So a command believes only root, its own user, the owners of the configuration and the keys,
+//! and a group that may read them ([`FoundService::is_trusted`]). The kernel says which user and group that is (`SO_PEERCRED`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -70,7 +70,8 @@ impl RunningService {
             || pairs().any(|(own, other)| is_same_file(own, other))
     }
 
-    /// Whether the service reads the configuration file `configuration`.
+    /// Whether the service reads the configuration file `configuration`. A service without a file matches a path at which there
+    /// is none.
     pub(crate) fn reads(&self, configuration: &Path) -> bool {
         match &self.configuration {
             Some(own) => {
@@ -183,7 +184,7 @@ pub(crate) struct FoundService {
 
 impl FoundService {
     /// Whether the process has a right to these files: it runs as root, as this command's user, or as an owner of them. A group
-    /// that may read the configuration or the private keys counts too.
+    /// that may read the configuration or a private key counts too, if others may not access that file.
     pub(crate) fn is_trusted(&self, configuration: &Path, key_folders: &[PathBuf]) -> bool {
         if [0, geteuid().as_raw()].contains(&self.user) {
             return true;

@@ -21,7 +21,7 @@ pub(crate) struct WatchedFiles {
     directories: BTreeSet<PathBuf>,
 }
 
-/// A SHA-256 over [`WatchedFiles`]: content, owners and modes. Equal fingerprints mean that none of these has changed.
+/// A SHA-256 over [`WatchedFiles`]: paths, content, owners and modes. Equal fingerprints mean that none of these has changed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint([u8; 32]);
 

@@ -45,7 +45,7 @@ const RESERVED_DESCRIPTORS: u64 = 64;
 
 /// How many connections each of `listeners` listeners may have.
 ///
-/// The descriptors are divided among the listeners. So health checks and metrics are answered while clients hold all
+/// The descriptors are divided among the listeners. So the ops listener, if there is one, answers while clients hold all
 /// connections of the minting listener.
 pub(crate) fn max_connections_per_listener(listeners: usize) -> usize {
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return usize::MAX };

@@ -361,7 +361,7 @@ pub(crate) fn state_directory(config: &Config) -> PathBuf {
     configured.map_or_else(default, |path| path.as_path().to_path_buf())
 }
 
-/// Warns of a configured directory of the login budget that the service won't use, because others can read or change it.
+/// Warns of a configured directory of the login budget that the service won't use: it isn't a directory, or others may access it.
 pub(crate) fn shared_state_directory(config: &Config) -> Option<Problem> {
     let configured = config.server.state_directory.as_ref()?;
     let reason = exchange::reject_shared_directory(configured.as_path()).err()?;

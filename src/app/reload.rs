@@ -7,7 +7,7 @@
 //!   problems are logged.
 //! - A snapshot is accepted only if the files have the same fingerprint before and after they were read. So it never mixes
 //!   files of two versions.
-//! - Signals during a reload cause one more reload, at least `MIN_RELOAD_INTERVAL` after it.
+//! - Signals during a reload cause one more reload. After a reload by signal, a pause of `MIN_RELOAD_INTERVAL` follows.
 //! - `retirement_watcher` removes retired keys independently of reloads.
 
 use std::collections::BTreeSet;
@@ -70,7 +70,7 @@ pub(super) struct ReloadTarget {
     pub(crate) chains: CertificateChains,
     /// The files of the last reload, whether it was accepted or not.
     pub(crate) files: WatchedFiles,
-    /// The fingerprint of `files` at that reload.
+    /// The fingerprint of `files` at that reload; [`Fingerprint::of_nothing`] if they changed while they were read.
     pub(crate) fingerprint: Fingerprint,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct ReloadTarget {
 pub struct Reloader {
     source: ConfigSource,
     target: ReloadTarget,
-    /// The problems of the last reload; empty if it was accepted.
+    /// The problems of the last reload that was accepted or rejected; empty if it was accepted.
     last_problems: Vec<Problem>,
     /// The monotonic time of the last reload.
     last_attempt: Duration,
@@ -263,7 +263,7 @@ impl Reloader {
             Err(invalid) => return (WatchedFiles::of_invalid(&invalid), Err(invalid.problems)),
         };
         let files = WatchedFiles::of(&config);
-        // An emptied file also has other settings, so it comes first.
+        // An emptied file also changes other settings, so this problem comes first.
         let mut refused = config.emptied_sections(&base.config);
         refused.extend(config.restart_only_changes(&base.config));
         if !refused.is_empty() {
@@ -310,7 +310,8 @@ impl Reloader {
     }
 }
 
-/// Replaces `base` by `new` with a compare-and-swap, and revokes the keys that only `base` has.
+/// Replaces `base` by `new` with a compare-and-swap, and revokes the keys that only `base` has, unless their publication has
+/// ended.
 ///
 /// Returns `false` and changes nothing if `base` isn't in force any more. If a reload and a retirement run at the same time,
 /// the second one must start again.
@@ -349,7 +350,7 @@ pub(super) fn activate_snapshot(
     true
 }
 
-/// The values of the labels of metrics that `snapshot` has.
+/// The label values that metrics of `snapshot` can have: callers, profiles, grants, keysets and keys.
 fn label_values(snapshot: &ConfigSnapshot) -> LabelValues {
     let ConfigSnapshot { callers, ring, profiles, .. } = snapshot;
     LabelValues {

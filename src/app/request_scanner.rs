@@ -52,8 +52,8 @@ struct RequestScanner {
 
 /// The kind of bytes that `pending` begins with.
 enum ScanState {
-    /// The beginning of a head. Its first `seen` bytes contain neither its end nor a bare LF. `has_begun` says whether the time of
-    /// its first byte was recorded.
+    /// The beginning of a head. Its first `seen` bytes contain neither its end nor a bare LF. `has_begun` says whether the time
+    /// of its first byte was recorded.
     Head { seen: usize, has_begun: bool },
     /// The rest of a checked request. `remaining` bytes, body included, have not been passed to hyper yet.
     Request { remaining: u64 },
@@ -80,7 +80,7 @@ impl RequestScanner {
         let ScanState::Head { seen, .. } = &mut self.scan_state else { return None };
         let first = pending.first()?;
         if !(first.is_ascii_alphabetic() || *first == b'\r' && pending.len() == 1) {
-            // For example the first bytes of TLS. No method begins like this, so there is no need to wait for more.
+            // For example the first bytes of TLS. No known method begins like this, so there is no need to wait for more.
             return Some(Err(ApiError::Malformed("speak plain HTTP/1.1: a request begins with its method")));
         }
         while let Some(next) = pending[*seen..].iter().position(|byte| *byte == b'\n') {
@@ -197,8 +197,8 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
         Poll::Ready(Ok(true))
     }
 
-    /// Waits for the end of the stream while a request is answered. Bytes of the next request are buffered, about as many as a head
-    /// may have, and scanned after the response.
+    /// Waits for the end of the stream while a request is answered. Bytes of the next request are buffered, about as many as a
+    /// head may have, and scanned after the response.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.pending.len() < self.scanner.max_head {
             if !ready!(self.poll_chunk(cx))? {
@@ -221,9 +221,9 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
-    /// Shuts down the stream. Then, if the last request wasn't read to its end, it discards what the client still sends for at
-    /// most `LINGER_TIMEOUT` (lingering close). Without this the kernel would reset the connection, and the client might lose
-    /// the response.
+    /// Shuts down the stream. Then, for at most `LINGER_TIMEOUT`, it discards what the client still sends (lingering close). It
+    /// does so only if the last request was rejected, chunked, or not read to its end. Without this the kernel would reset the
+    /// connection, and the client might lose the response.
     pub(crate) async fn close(mut self, is_answered: bool) {
         let should_linger = is_answered && !matches!(self.scanner.scan_state, ScanState::Head { .. });
         let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.stream.shutdown()).await;

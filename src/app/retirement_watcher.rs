@@ -48,7 +48,7 @@ pub(crate) async fn run(state: Arc<AppState>) {
     }
 }
 
-/// Reads all schedules now and removes the keys that they retire.
+/// Reads all schedules now, and removes the keys that they retire and the keys whose publication has ended.
 pub(super) fn apply_now(state: &AppState) {
     let found = schedule_files(state).into_iter().map(|(name, path)| (name, read_marks(&path))).collect();
     apply_retirements(state, &found);
@@ -86,8 +86,8 @@ fn schedule_files(state: &AppState) -> Vec<(Name, PathBuf)> {
 
 /// Reads the marks of a schedule: which keys are retired, and which sign in an emergency.
 ///
-/// Retirements are accepted from any readable file, even if it isn't TOML. Which key signs instead is accepted only from a file that no other user
-/// can change.
+/// Retirements are accepted from any readable file, even if it isn't TOML. Which key signs instead is accepted only from a file
+/// that no other user can change.
 fn read_marks(path: &std::path::Path) -> Vec<RetirementMark> {
     let bytes = key_file::read_schedule_bytes(path).ok().flatten().unwrap_or_default();
     let is_ours = key_file::read_schedule(path).is_ok();

@@ -102,8 +102,8 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
         ..at_certificate(format!("{}, so clients reject it: {}", message.fact, message.advice))
     });
     let key = key_file::read_private_key(tls.private_key_file.as_path()).map_err(at_key)?;
-    // Checked only after the file was read. The path of a missing file may be a secret that was put in the wrong setting, and must
-    // not be shown.
+    // Checked only after the file was read. The path of a missing file may be a secret that was put in the wrong setting, and
+    // must not be shown.
     let folder = parent_directory(tls.private_key_file.as_path());
     reject_replaceable_by_others(folder).map_err(|error| {
         Problem::new(format!("{section}.tls.private_key_file"), folder.display(), error.to_string())
@@ -158,7 +158,7 @@ pub(crate) fn load(section: &str, tls: &TlsConfig, now: UnixTime) -> Result<Serv
     Ok(ServerTls { config: Arc::new(config), chain, invalid_chain, authority, odd })
 }
 
-/// Why clients reject a chain at this time.
+/// Which certificate is outside of its validity, and what to do.
 struct ValidityProblem {
     fact: String,
     advice: &'static str,

@@ -17,8 +17,8 @@ use crate::tokens::{Claims, Hs256Profile, IdentityProfile, InvalidField, Lifetim
 pub struct Grants<G> {
     kind: ProfileKind,
     by_name: BTreeMap<Name, G>,
-    /// With `policy = "audit"`: the others of this kind, which `allow` doesn't contain. The caller can use them too. Otherwise, and
-    /// for OAuth profiles, it is empty.
+    /// With `policy = "audit"`: the others of this kind, which `allow` doesn't contain. The caller can use them too. Otherwise,
+    /// and for OAuth profiles, it is empty.
     audit_only: BTreeMap<Name, G>,
 }
 
@@ -60,7 +60,7 @@ impl BundleGrant {
 /// ```
 pub struct Grant<P> {
     pub(super) profile: Arc<P>,
-    /// Counts the tokens minted with this profile for this caller.
+    /// Counts the tokens that were minted with this profile and returned to this caller, access tokens excluded.
     minted: IntCounter,
     /// Whether `allow` contains it. If not, it is usable only while `policy = "audit"`.
     allowed: bool,

@@ -3,8 +3,8 @@
 //! - A caller is authenticated by the SHA-256 of its API key, with a timing that reveals nothing useful about keys. Without
 //!   an API key, it is authenticated by its connection: client certificate or Unix user.
 //! - The profiles that a caller may use are resolved when the configuration is loaded. A request selects one of them.
-//! - [`Caller::authorize`] is the only way to a profile, and denies by default. Its result, [`Authorized`], gives
-//!   access to the profile that mints. A handler that skips it doesn't compile.
+//! - [`Caller::authorize`] is the only way to mint with a profile, and denies by default. Its result, [`Authorized`], gives
+//!   access to the profile. A handler that skips it doesn't compile.
 //! - With `policy = "audit"`, requests that the caller's `allow`, `subjects` or `subjects_per_minute` would deny are allowed,
 //!   counted and logged. The caller's request rate, the `subjects` of a profile, and `allow` for OAuth profiles are enforced
 //!   all the same.

@@ -1,7 +1,7 @@
 //! The request rate of each caller, the minting rate of each subject, and the limit of distinct subjects per caller.
 //!
 //! - Token buckets (GCRA) limit requests. In any period, a bucket allows at most its burst, plus the period times its rate.
-//! - A sliding window limits distinct subjects. No sixty seconds see more of them than the limit.
+//! - A sliding window limits distinct subjects. No sixty seconds see more of them than the limit, unless it was lowered.
 //! - A reload keeps the state, except the bucket of a caller whose rate has changed.
 //!
 //! The limit per subject stops pages that retry in a loop. A page whose token Salesforce rejects was seen to request 40 new
@@ -22,7 +22,7 @@ use crate::config::{Name, ProfileName, RateLimit};
 use crate::hash::PartsHasher;
 use crate::tokens::Subject;
 
-/// The most buckets of subjects. The bucket of an evicted subject starts full again.
+/// The most buckets of a [`SubjectRateLimiter`]. An evicted bucket starts full again.
 const MAX_TRACKED_SUBJECTS: u64 = 200_000;
 
 /// A token bucket, stored as the time when it will be full again (generic cell rate algorithm, GCRA).
@@ -58,8 +58,8 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Limits requests for new tokens, with one token bucket for each caller, profile and subject. Stores salted hashes instead of
-/// subjects; each process has its own salt.
+/// Limits requests for new tokens, with one token bucket for each caller, profile or bundle, and subject. Stores salted hashes
+/// instead of subjects; each process has its own salt.
 pub(crate) struct SubjectRateLimiter {
     buckets: Cache<[u8; 16], Arc<SubjectBucket>>,
     rate: RateLimit,

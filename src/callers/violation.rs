@@ -2,7 +2,8 @@
 
 use super::rate_limit::RateLimited;
 
-/// A setting of a caller's policy that can deny a request. `policy = "audit"` applies to each.
+/// A setting of a caller's policy that can deny a request. `policy = "audit"` applies to each, except to `allow` for OAuth
+/// profiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PolicyRule {
     /// `allow`

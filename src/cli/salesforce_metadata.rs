@@ -97,7 +97,7 @@ impl SalesforceMetadataCommand {
                  themselves",
                 url.as_str()
             ))),
-            url => Ok(url.map(crate::config::HttpsUrl::as_str)),
+            url => Ok(url.map(crate::config::HttpsOrLoopbackUrl::as_str)),
         }
     }
 

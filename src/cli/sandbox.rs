@@ -17,7 +17,7 @@ use super::{
 use crate::app::{self, LoadedConfig};
 use crate::clock::UnixTime;
 use crate::config::salesforce::{HostKind, SalesforceHost};
-use crate::config::{Config, HttpsUrl, ListenAddress, OauthConfig};
+use crate::config::{Config, HttpsOrLoopbackUrl, ListenAddress, OauthConfig};
 use crate::sandbox::{self, ConnectedApp, Deployment, KeySource, OnFailure, Org, Sandbox, Settings};
 use crate::shell;
 
@@ -116,7 +116,8 @@ impl SandboxCommand {
 
     fn jwks_base(&self, config: &Config) -> Result<String, CliError> {
         if let Some(base) = &self.jwks_base {
-            let base = HttpsUrl::parse(base).map_err(|why| CliError::Usage(format!("--jwks-base {why}")))?;
+            let base = HttpsOrLoopbackUrl::parse(base)
+                .map_err(|why| CliError::Usage(format!("--jwks-base {why}")))?;
             return Ok(base.as_str().trim_end_matches('/').to_owned());
         }
         if let Some(url) = config.server.public.as_ref().and_then(|public| public.url.as_ref()) {
@@ -273,6 +274,6 @@ fn my_domain(oauth: &OauthConfig) -> Option<String> {
     Some(format!("https://{}", host.name))
 }
 
-fn host_of(url: &HttpsUrl) -> SalesforceHost {
+fn host_of(url: &HttpsOrLoopbackUrl) -> SalesforceHost {
     SalesforceHost::from_url(url.url())
 }

@@ -1,7 +1,7 @@
 //! The kinds of tokens that are signed with a shared secret (HS256).
 //!
-//! [`Hs256Kind::facts`] holds the differences between the kinds. A new kind is a variant, a row of facts, a route and the doctor's
-//! checks.
+//! [`Hs256Kind::facts`] holds the differences between the kinds. A new kind is a variant, a row of facts, a section in
+//! `schema`, a route and the doctor's checks.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hs256Kind {

@@ -32,7 +32,7 @@ use zeroize::Zeroizing;
 pub(crate) use cache::{CacheConfig, RedisConfig, RedisUrl};
 pub use hs256::Hs256Kind;
 pub(crate) use listen::ListenAddress;
-pub use names::{Algorithm, HttpsUrl, KeyId, Name, ProfileKind, ProfileName, SubjectPattern};
+pub use names::{Algorithm, HttpsOrLoopbackUrl, KeyId, Name, ProfileKind, ProfileName, SubjectPattern};
 pub(crate) use names::{ClientSan, Issuer, OrgId, validate_text};
 pub(crate) use ops_address::{OpsAddress, OpsTls};
 pub(crate) use parse::Hs256Config;
@@ -96,7 +96,7 @@ pub struct ServerConfig {
     /// replicas and restarts. Without it, each start generates a new key.
     pub audit_key: Option<SecretString>,
     pub(crate) audit: AuditLogMode,
-    /// The directory that keeps the login budget across restarts. No other program may use it.
+    /// The directory that keeps the login budget across restarts. No program other than tokenmint may use it.
     pub state_directory: Option<UnverifiedPath>,
 }
 
@@ -164,7 +164,7 @@ pub struct TlsConfig {
 pub struct PublicListenerConfig {
     pub listen: ListenAddress,
     /// The address at which Salesforce fetches the keys; it has no path.
-    pub url: Option<HttpsUrl>,
+    pub url: Option<HttpsOrLoopbackUrl>,
     pub tls: Option<TlsConfig>,
 }
 
@@ -180,7 +180,7 @@ pub struct Limits {
     pub signing_queue: usize,
     /// The memory for cached access tokens, in bytes.
     pub token_cache: usize,
-    /// The rate of newly minted tokens per caller, profile and subject. Access tokens don't count.
+    /// The rate of newly minted tokens per caller, profile or bundle, and subject. Access tokens don't count.
     pub remint_rate: RateLimit,
 }
 
@@ -199,7 +199,7 @@ impl Limits {
         ]
     }
 
-    /// The time within which a whole body must arrive, whatever its size.
+    /// The time within which a whole body must arrive, whatever its size, from when the service begins to read it.
     pub(crate) fn body_timeout(&self) -> Duration {
         Duration::from_secs(5).min(self.request_timeout / 2)
     }
@@ -241,7 +241,7 @@ pub struct KeysetConfig {
     pub algorithm: Algorithm,
     /// The longest lifetime of a token that the keys may have signed.
     pub longest_life: Duration,
-    /// The shortest time between publishing a key and signing with it.
+    /// The shortest time between publishing a key and signing with it, except in an emergency.
     pub publish_lead: Duration,
     /// How long a key stays published after the last token that it may have signed has expired.
     pub retire_margin: Duration,
@@ -282,7 +282,7 @@ pub struct IdentityConfig {
 /// The settings for exchanging an identity token for a messaging access token.
 #[derive(Clone)]
 pub struct MessagingConfig {
-    pub scrt_url: HttpsUrl,
+    pub scrt_url: HttpsOrLoopbackUrl,
     pub org_id: OrgId,
     pub es_developer_name: String,
     /// This service's share of Salesforce's limit: 200 access-token requests a minute for the whole org.
@@ -295,8 +295,8 @@ pub struct OauthConfig {
     pub keyset: Name,
     pub consumer_key: String,
     pub username: String,
-    pub audience: HttpsUrl,
-    pub token_url: HttpsUrl,
+    pub audience: HttpsOrLoopbackUrl,
+    pub token_url: HttpsOrLoopbackUrl,
     pub assertion_ttl: Duration,
     pub access_token_ttl: Duration,
     /// This service's share of Salesforce's limit: 3,600 logins an hour for one user.

@@ -310,12 +310,12 @@ fn last_line_of_regex_error(error: &regex::Error) -> String {
 /// The address of an endpoint, or an audience: https, or http on loopback, without credentials and fragment. The original
 /// text is kept because `aud` is compared byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HttpsUrl {
+pub struct HttpsOrLoopbackUrl {
     written: String,
     parsed: Url,
 }
 
-impl HttpsUrl {
+impl HttpsOrLoopbackUrl {
     /// Validates an address.
     ///
     /// # Errors
@@ -358,8 +358,8 @@ impl HttpsUrl {
     }
 }
 
-/// Whether the host is loopback. For schemes unknown to the URL standard, such as `redis://`, an IPv4 address
-/// arrives as a domain.
+/// Whether the host is loopback: an address, `localhost` or a name below it. For schemes unknown to the URL standard, such as
+/// `redis://`, an IPv4 address arrives as a domain.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
@@ -407,7 +407,7 @@ mod tests {
     fn a_subject_pattern_matches_only_the_whole_subject() {
         let pattern = SubjectPattern::parse("user-[0-9]+|admin").expect("valid");
         assert!(pattern.matches("user-1") && pattern.matches("admin"));
-        // The only cases that distinguish `\A(?:p)\z` from `\Ap\z`.
+        // `\Ap\z`, without the group, would match both.
         assert!(!pattern.matches("user-1x") && !pattern.matches("xadmin"));
         // Not even a trailing line feed is allowed, unlike by `$` in other languages.
         assert!(!pattern.matches("admin\n"));
@@ -419,7 +419,7 @@ mod tests {
         for taken in
             ["http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost", "https://10.0.0.1:8443"]
         {
-            assert!(HttpsUrl::parse(taken).is_ok(), "{taken}");
+            assert!(HttpsOrLoopbackUrl::parse(taken).is_ok(), "{taken}");
         }
         for refused in [
             "http://169.254.169.254/latest",
@@ -437,7 +437,7 @@ mod tests {
             "//127.0.0.1",
             "acme.my.salesforce.com",
         ] {
-            assert!(HttpsUrl::parse(refused).is_err(), "{refused}");
+            assert!(HttpsOrLoopbackUrl::parse(refused).is_err(), "{refused}");
         }
     }
 }

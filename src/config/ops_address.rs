@@ -1,4 +1,4 @@
-//! Reads the address of the ops listener from a few settings, without validating the rest.
+//! Reads the address that answers operators from a few settings, without validating the rest.
 //!
 //! Errors elsewhere in the configuration must not prevent a health check or a key retirement while the service
 //! still runs.
@@ -43,7 +43,7 @@ impl OpsAddress {
                 Err(error) => return Err(Problem::new("", name, format!("can't be read: {error}"))),
             };
         let mut root = source::parse_toml_lossy(&name, &text);
-        // Problems of other overrides don't matter here.
+        // Problems of overrides are ignored. An override of the address that has one isn't applied, so the file's address counts.
         source::apply_environment(&mut root, environment, &mut Vec::new());
         let base = path.parent().map(Path::to_path_buf).unwrap_or_default();
         let server = child(&root, "server");

@@ -16,9 +16,9 @@ pub(crate) const TOKEN_ENDPOINT_PATH: &str = "/services/oauth2/token";
 /// The purpose of a host, as far as its name tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HostKind {
-    /// `login.salesforce.com`
+    /// `login.salesforce.com`, or another cloud's login host.
     Login,
-    /// `test.salesforce.com`
+    /// `test.salesforce.com`, or another cloud's login host of sandboxes.
     Test,
     /// `NAME.my.salesforce.com`: logins and APIs of an org.
     MyDomain,
@@ -202,8 +202,8 @@ impl SalesforceHost {
     }
 }
 
-/// Whether each label has 1 to 63 letters, digits and inner hyphens (RFC 1123, section 2.1). A URL parser accepts more, for example
-/// `;`, at which another program may end the host.
+/// Whether each label has 1 to 63 letters, digits and inner hyphens (RFC 1123, section 2.1). A URL parser accepts more, for
+/// example `;`, at which another program may end the host.
 fn has_valid_labels(name: &str) -> bool {
     name.split('.').all(|label| {
         (1..=63).contains(&label.len())
@@ -390,7 +390,7 @@ pub(crate) fn audience_mismatch(audience: &SalesforceHost, token_host: &Salesfor
         .then(|| format!("{}, with {}'s audience", host_kind.name(), audience_kind.name()))
 }
 
-/// The kinds of orgs, which differ in their general login host (Salesforce Help, "My Domain URL Formats").
+/// The kind of an org. It decides the general login host (Salesforce Help, "My Domain URL Formats").
 #[derive(Clone, Copy)]
 enum OrgKind {
     Production,

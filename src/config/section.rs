@@ -37,7 +37,7 @@ impl Diagnostics {
         }
     }
 
-    /// Reports each key below `root` that was never requested: its name or its table is wrong. Call it after
+    /// Reports each unknown key in the tables that were read. A key is known if it was requested, so this must be called after
     /// everything was read.
     pub(crate) fn report_unknown_keys(&self, root: &ConfigNode) {
         self.report_unknown_keys_below("", root);
@@ -150,7 +150,7 @@ impl<'a> Section<'a> {
         self.table.contains_key(name)
     }
 
-    /// Whether the value is an empty list.
+    /// Whether the value is an empty list, or blank text from the environment.
     pub(crate) fn is_empty_list(&self, name: &str) -> bool {
         match self.table.get(name).map(|node| &node.value) {
             Some(ConfigValue::List(items)) => items.is_empty(),
@@ -450,7 +450,7 @@ fn join_path(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
-/// Suggests a known key for an unknown one.
+/// Suggests a known key for an unknown one. If none is similar, lists them all.
 fn suggest_key(name: &str, known: &BTreeSet<&'static str>) -> String {
     let near = known
         .iter()

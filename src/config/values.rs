@@ -9,8 +9,8 @@ use zeroize::Zeroizing;
 
 use super::source::{ConfigNode, ConfigValue};
 
-/// Detects what a shell, an editor or `docker --env-file` left around the value of the setting `name`. No setting
-/// needs such a value, and it would end up in tokens unchanged.
+/// Detects what a shell, an editor or `docker --env-file` left around the value of the setting `name`, and says what to do. No
+/// setting needs such a value, and in a claim it would end up in tokens unchanged.
 pub(crate) fn paste_artifact(name: &str, text: &str) -> Option<String> {
     let at_an_end = |is: fn(char) -> bool| text.starts_with(is) || text.ends_with(is);
     let message = if at_an_end(|c| c == '\u{feff}') {

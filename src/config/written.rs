@@ -1,4 +1,5 @@
-//! The file and line of each setting, and its value if messages may show it. Messages about a later change need both.
+//! Where settings were written (file and line, or variable), and their values if messages may show them. Messages about a later
+//! change need both.
 
 use std::collections::BTreeMap;
 

@@ -18,7 +18,7 @@ use super::login_rate_limit::RequestQuota;
 use super::token::{ObtainedToken, ReportedExpiry, TokenMetadata};
 use super::upstream::{Confidential, ConnectionChoice, UpstreamRequest, UpstreamResponse, quote};
 use crate::clock::{Randomness, UnixTime};
-use crate::config::{HttpsUrl, KeyId, MessagingConfig, ProfileName, salesforce};
+use crate::config::{HttpsOrLoopbackUrl, KeyId, MessagingConfig, ProfileName, salesforce};
 use crate::json::Json;
 use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile, Signer, Subject};
 
@@ -59,7 +59,7 @@ impl TokenRequest {
     }
 
     /// The URL of the token endpoint, or the base URL of the messaging API.
-    pub(crate) fn endpoint(&self) -> &HttpsUrl {
+    pub(crate) fn endpoint(&self) -> &HttpsOrLoopbackUrl {
         match self {
             Self::Oauth(profile) => &profile.token_url,
             Self::Messaging { profile, .. } => &channel(profile).scrt_url,
@@ -381,8 +381,8 @@ fn is_token(token: &str) -> bool {
 ///
 /// # Errors
 /// The URL is malformed, ambiguous, or has a foreign host. For the last two, the message names the host.
-fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
-    let parsed = HttpsUrl::parse(written).map_err(|_| "that is no https URL".to_owned())?;
+fn salesforce_url(written: &str, token_url: &HttpsOrLoopbackUrl) -> Result<Url, String> {
+    let parsed = HttpsOrLoopbackUrl::parse(written).map_err(|_| "that is no https URL".to_owned())?;
     let url = parsed.url();
     let host = url.host_str().ok_or("that names no host")?;
     let is_token_host = token_url.url().host_str() == Some(host);
@@ -402,7 +402,7 @@ fn salesforce_url(written: &str, token_url: &HttpsUrl) -> Result<Url, String> {
 }
 
 /// Parses a URL by the rules of [`salesforce_url`]. It must be an origin alone, without path, query or fragment.
-fn origin(written: &str, token_url: &HttpsUrl) -> Result<String, String> {
+fn origin(written: &str, token_url: &HttpsOrLoopbackUrl) -> Result<String, String> {
     let url = salesforce_url(written, token_url)?;
     let names_more = url.path() != "/" || url.query().is_some() || url.fragment().is_some();
     if names_more {
@@ -500,7 +500,7 @@ mod tests {
     #[test]
     fn an_instance_url_must_be_an_origin_of_salesforce_or_of_the_token_host() {
         let token_url =
-            HttpsUrl::parse("https://acme.my.salesforce.com/services/oauth2/token").expect("a URL");
+            HttpsOrLoopbackUrl::parse("https://acme.my.salesforce.com/services/oauth2/token").expect("a URL");
         for url in [
             "https://acme.my.salesforce.com",
             "https://na1.salesforce.com",

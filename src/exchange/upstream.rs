@@ -15,7 +15,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::config::HttpsUrl;
+use crate::config::HttpsOrLoopbackUrl;
 use crate::json::Json;
 use crate::tokens::Subject;
 
@@ -50,7 +50,7 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Health probe for the circuit breaker: whether the host answers, with a status below 500 other than 429. Must not be a
     /// login.
-    fn is_reachable<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool>;
+    fn is_reachable<'a>(&'a self, address: &'a HttpsOrLoopbackUrl) -> BoxFuture<'a, bool>;
 
     /// Initializes what the first request needs. May block for milliseconds.
     fn prepare(&self) {}
@@ -152,7 +152,7 @@ impl Transport for HttpTransport {
         Box::pin(send_with(client, &*self.clock, request, within))
     }
 
-    fn is_reachable<'a>(&'a self, address: &'a HttpsUrl) -> BoxFuture<'a, bool> {
+    fn is_reachable<'a>(&'a self, address: &'a HttpsOrLoopbackUrl) -> BoxFuture<'a, bool> {
         Box::pin(async {
             let mut root = address.url().clone();
             root.set_path("/");

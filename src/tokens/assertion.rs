@@ -1,8 +1,8 @@
 //! The assertion of the OAuth 2.0 JWT bearer flow (RFC 7523, section 3; Salesforce Help, "OAuth 2.0 JWT Bearer
 //! Flow for Server-to-Server Integration").
 //!
-//! Header: `alg`, `typ`, `kid`. Body: `iss` (consumer key), `sub` (user name), `aud`, `exp`, `iat`, and a fresh
-//! `jti` (Salesforce rejects replays).
+//! Header: `alg`, `typ`, `kid`. Body: `iss` (consumer key), `sub` (user name), `aud`, `exp`, `iat`, `jti`.
+//! Replay protection: each assertion has a random 128-bit `jti`; Salesforce rejects a second use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::jws::{KeysetSigner, encode_fixed_claims, write_time_claims};
 use super::minted::{MintError, MintedToken};
 use super::signer::Signer;
 use crate::clock::{Randomness, UnixTime};
-use crate::config::{self, HttpsUrl, KeyId, ProfileKind, ProfileName};
+use crate::config::{self, HttpsOrLoopbackUrl, KeyId, ProfileKind, ProfileName};
 use crate::keys::Keyset;
 
 /// RFC 7523, section 2.1.
@@ -26,7 +26,7 @@ pub struct OauthProfile {
     pub(crate) name: ProfileName,
     pub username: String,
     pub(crate) audience: String,
-    pub token_url: HttpsUrl,
+    pub token_url: HttpsOrLoopbackUrl,
     /// The scope of its access tokens' cache keys. The signing key isn't part of it: a token outlives its key's signing
     /// period, and a rotation must not make every caller exchange anew at once.
     pub(crate) cache_scope: CacheScope,

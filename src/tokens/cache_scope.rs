@@ -1,4 +1,4 @@
-//! Hash of every setting that affects an access token, the scope of its cache key.
+//! The scope of an access token's cache key: a hash of the settings that decide for which user, org and app it is.
 
 use std::iter::once;
 
@@ -6,7 +6,8 @@ use crate::hash::PartsHasher;
 
 /// The scope of an access token's cache key.
 ///
-/// Changing any setting that it hashes invalidates the cached tokens: nobody gets a token that was exchanged for another user, org or app.
+/// Changing any setting that it hashes invalidates the cached tokens: nobody gets a token that was exchanged for another
+/// user, org or app.
 #[derive(Clone, Copy)]
 pub(crate) struct CacheScope([u8; 32]);
 

@@ -28,7 +28,7 @@ impl Claims {
         }
     }
 
-    /// Serializes the claims sorted by name: the same claims give the same bytes in whatever order they came.
+    /// Serializes the claims sorted by name, so that their order doesn't matter. Objects in their values aren't sorted.
     pub(crate) fn canonical_bytes(&self) -> Vec<u8> {
         let mut sorted: Vec<_> = self.0.iter().collect();
         sorted.sort_by(|(one, _), (other, _)| one.cmp(other));

@@ -25,8 +25,8 @@ pub struct IdentityProfile {
     pub(crate) issuer: String,
     /// The messaging channel at which its tokens can be exchanged.
     pub messaging: Option<MessagingConfig>,
-    /// The scope of its access tokens' cache keys, for all its subjects. As for [`OauthProfile`](super::OauthProfile), the signing
-    /// key isn't part of it.
+    /// The scope of its access tokens' cache keys, for all its subjects. As for [`OauthProfile`](super::OauthProfile), the
+    /// signing key isn't part of it.
     pub(crate) cache_scope: CacheScope,
     keyset_signer: KeysetSigner,
     /// `{"iss":…,"aud":…,`

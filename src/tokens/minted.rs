@@ -22,7 +22,8 @@ impl MintedToken {
         self.issued_at.seconds_until(self.expires_at)
     }
 
-    /// The time at which to fetch the next token: after four fifths of the lifetime, and at least 30 seconds before the end.
+    /// The time at which to fetch the next token: after four fifths of the lifetime, or 30 seconds before its end if that is
+    /// earlier.
     /// A page has those 30 seconds to answer `onEmbeddedMessagingIdentityTokenExpired`.
     pub(crate) fn renew_at(&self) -> UnixTime {
         let before = (self.expires_in() / 5).max(30);
@@ -30,7 +31,7 @@ impl MintedToken {
     }
 }
 
-/// The reasons why a valid request gets no token.
+/// Why minting a token fails although the request is valid.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum MintError {
     #[error("no key of the keyset signs yet")]

@@ -1,11 +1,11 @@
 //! Mints each kind of token: builds its claims from a request and the time, and signs them.
 //!
-//! A key of the key ring signs, or a shared secret for HS256. This is the hot path. It doesn't know HTTP or Salesforce's servers.
+//! A key of the key ring signs, or a shared secret for HS256. This is the hot path. It sends nothing over the network.
 //!
 //! - Each profile prepares at load everything that doesn't change: header, fixed claims and keys. A mint appends the
 //!   rest and signs.
 //! - A [`Subject`], [`Lifetime`] or [`Claims`] is validated when it is constructed, so profiles don't check it again.
-//! - A minted token is a secret until it is sent.
+//! - A minted token is kept as a `SecretString` until it is sent.
 
 mod assertion;
 mod cache_scope;

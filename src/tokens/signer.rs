@@ -3,7 +3,8 @@
 //! A signature of RSA-2048 keeps a core busy for a third of a millisecond, or for nearly one on a CPU without AVX-512
 //! IFMA. One of RSA-4096 takes two milliseconds, or eleven. At most `concurrency` signatures or batches run at once. The rest wait
 //! in a [`SigningQueue`] for at most [`QUEUE_TIMEOUT`]; beyond that, and beyond its capacity, requests are shed.
-//! The time that the key's own signature took when the key was loaded decides where a signature runs.
+//! The time that the key's own signature took when the key was loaded decides where a signature runs. A key with slow
+//! batches always uses the thread pool.
 //!
 //! - A short signature runs on the runtime's own threads. The holder of a permit [yields](yield_to_scheduler) before it
 //!   signs, so that all ready tasks run first. So health and JWKS wait for one signature or one short batch at most.
@@ -11,9 +12,9 @@
 //!   arrival. This needs a runtime that looks at its sockets after each task (`event_interval(1)`, see `app`). It costs
 //!   no throughput as measured. For short signatures, a pool of threads would cost a tenth of it, and signing without a
 //!   bound would make JWKS wait a second.
-//! - A signature that takes longer than [`MAX_INLINE_TIME`] runs on a [`ThreadPool`] of lower priority.
+//! - A signature by a key that took longer than [`MAX_INLINE_TIME`] runs on a [`ThreadPool`] of lower priority.
 //! - With a [`BatchSigner`], the holder of a permit also signs for other waiters, if enough are there for a batch to pay:
-//!   up to eight signatures with its own. It never waits for more waiters. A slow batch runs on the thread pool too.
+//!   up to eight signatures with its own ([`BatchParams::MAX_SIZE`]). It never waits for more waiters.
 //! - Only a full queue rejects at once. A job that can't be signed in time isn't rejected before its time is over: an early
 //!   rejection would make clients retry at once, and answering retries takes time from signatures. The wait slows them down.
 
@@ -77,7 +78,7 @@ struct SigningExecutor {
 }
 
 impl Signer {
-    /// At most `concurrency` signatures or batches run at once, and `queue_capacity` jobs wait.
+    /// At most `concurrency` signatures or batches run at once, and at most `queue_capacity` jobs wait.
     pub fn new(
         concurrency: usize,
         queue_capacity: usize,
@@ -87,8 +88,8 @@ impl Signer {
         Self::with(concurrency, queue_capacity, batch_signer, metrics, (MAX_INLINE_TIME, QUEUE_TIMEOUT))
     }
 
-    /// Like `new`, without threads of its own and without a bound on the wait. It is for tests with a paused clock: tokio advances that clock
-    /// whenever no task is ready, even while a thread works.
+    /// Like `new`, without threads of its own, without batches, and without a bound on the wait. It is for tests with a paused
+    /// clock: tokio advances that clock whenever no task is ready, even while a thread works.
     pub fn without_threads(concurrency: usize, queue_capacity: usize, metrics: &Metrics) -> Self {
         Self::with(concurrency, queue_capacity, None, metrics, (Duration::MAX, Duration::MAX))
     }
@@ -154,7 +155,8 @@ impl Signer {
                 signature.await.map_err(|_| self.acquire_failed(AcquireError::Abandoned))?
             }
             Acquired::Permit(permit, job) => {
-                // It yields even where nothing waits: on a host with one core, requests that arrived meanwhile haven't been read yet.
+                // It yields even where nothing waits: on a host with one core, requests that arrived meanwhile haven't been
+                // read yet.
                 for _ in 0..self.executor.yield_rounds(key) {
                     yield_to_scheduler().await;
                 }
@@ -214,7 +216,8 @@ impl SigningExecutor {
         own
     }
 
-    /// Takes the waiters that can be signed in one batch with `job`. `None` if too few wait for a batch to be cheaper.
+    /// Takes the waiters that can be signed in one batch with `job`. `None` if the key doesn't sign in batches, or if too few
+    /// wait for a batch to be cheaper.
     fn collect_batch(
         &self,
         permit: &Permit<SignJob, SignatureResult>,
@@ -246,8 +249,8 @@ impl SigningExecutor {
     }
 }
 
-/// Runs all tasks that are ready now before it returns. tokio's own `yield_now` isn't used: with `event_interval(1)` it returns
-/// before those tasks have run.
+/// Lets the tasks that are ready on this thread run before it returns. tokio's own `yield_now` isn't used: with
+/// `event_interval(1)` it returns before those tasks have run.
 async fn yield_to_scheduler() {
     let mut yielded = false;
     poll_fn(|context| {

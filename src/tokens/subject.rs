@@ -28,8 +28,8 @@ const TEMPLATE_DELIMITERS: &[(&str, &str)] = &[("{{", "}}"), ("${", "}"), ("<%",
 /// JavaScript's `NaN`, compared with its case: a person may be called Nan.
 const NOT_A_NUMBER: &str = "NaN";
 
-/// The id of one person, 1 to 200 characters. Salesforce keys the conversation on it, so it is either used unchanged or
-/// rejected: never trimmed, case-folded or normalized.
+/// The id of one person, 1 to 200 characters. Salesforce finds the user's conversations by it, so it is either used unchanged
+/// or rejected: never trimmed, case-folded or normalized.
 ///
 /// Salesforce stores it behind a prefix in `MessagingEndUser.MessagingPlatformKey`, which has 255 characters.
 #[derive(Clone, PartialEq, Eq)]
@@ -163,7 +163,6 @@ mod tests {
         }
     }
 
-    /// Each was missing from a hand-written list once.
     #[test]
     fn invisible_characters_of_every_kind_are_rejected() {
         for hidden in [

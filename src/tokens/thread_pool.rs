@@ -1,8 +1,7 @@
 //! A fixed pool of threads of low priority, for signatures and batches that take too long for the runtime's own threads.
 //!
-//! It has one thread for each permit of the signing queue, two nice levels below the rest of the process. A thread that answers
-//! a health check or a JWKS request takes its core at once when there is something to answer. The threads start with the first
-//! long signature or batch.
+//! It has one thread for each permit of the signing queue, two nice levels below the rest of the process. So the kernel prefers
+//! the threads that answer health checks and JWKS requests. The threads start with the first long signature or batch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{self, Receiver, Sender};

@@ -9,7 +9,7 @@ use http::Method;
 use super::context::TraceContext;
 use super::{SpanAttribute, otlp_endpoint_variable};
 use crate::clock::Randomness;
-use crate::config::{Environment, HttpsUrl};
+use crate::config::{Environment, HttpsOrLoopbackUrl};
 
 /// A span that isn't recorded.
 #[derive(Clone, Default)]
@@ -28,7 +28,7 @@ impl RecordedSpan {
         None
     }
 
-    pub(crate) fn client(&self, _: &TraceContext, _: &HttpsUrl) -> Option<(Self, TraceContext)> {
+    pub(crate) fn client(&self, _: &TraceContext, _: &HttpsOrLoopbackUrl) -> Option<(Self, TraceContext)> {
         None
     }
 

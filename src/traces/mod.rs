@@ -18,7 +18,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 
 use crate::clock::Randomness;
-use crate::config::{Environment, HttpsUrl, Name, ProfileName};
+use crate::config::{Environment, HttpsOrLoopbackUrl, Name, ProfileName};
 use context::TraceContext;
 #[cfg(not(feature = "otel"))]
 use disabled::RecordedSpan;
@@ -80,7 +80,7 @@ impl Trace {
 
     /// Starts the client span of a request to Salesforce. If the request belongs to a trace, the span gets its own id even if
     /// spans aren't recorded.
-    pub(crate) fn client_span(&self, address: &HttpsUrl, randomness: &dyn Randomness) -> Span {
+    pub(crate) fn client_span(&self, address: &HttpsOrLoopbackUrl, randomness: &dyn Randomness) -> Span {
         let Some(here) = &self.context else { return Span::default() };
         let (span, context) = self.span.client(here, address).map_or_else(
             || (RecordedSpan::default(), here.child(randomness)),

@@ -24,7 +24,7 @@ use opentelemetry_sdk::trace::{IdGenerator, SdkTracer, SdkTracerProvider};
 use super::context::TraceContext;
 use super::{SpanAttribute, otlp_endpoint_variable};
 use crate::clock::Randomness;
-use crate::config::{Environment, HttpsUrl};
+use crate::config::{Environment, HttpsOrLoopbackUrl};
 
 /// How long shutdown waits for the export of queued spans. Process managers commonly kill after ten seconds.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -138,7 +138,11 @@ impl RecordedSpan {
         Some(Self(Some(parent.with_span(span))))
     }
 
-    pub(crate) fn client(&self, here: &TraceContext, address: &HttpsUrl) -> Option<(Self, TraceContext)> {
+    pub(crate) fn client(
+        &self,
+        here: &TraceContext,
+        address: &HttpsOrLoopbackUrl,
+    ) -> Option<(Self, TraceContext)> {
         let (tracer, parent, url) = (TRACER.get()?, self.0.as_ref()?, address.url());
         let attributes = [
             Some(KeyValue::new("http.request.method", "POST")),

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tokenmint::app::LoadedConfig;
 use tokenmint::clock::{Clock, ManualClock, NoRandomness, Randomness, SystemRandomness, UnixTime};
-use tokenmint::config::{Config, Environment, HttpsUrl, KeyId};
+use tokenmint::config::{Config, Environment, HttpsOrLoopbackUrl, KeyId};
 use tokenmint::exchange::store::{
     ExchangeResult, LockOutcome, LockRequest, MAX_MESSAGES, Messages, STREAM_START, SharedStore,
     SharedStoreError, StoreKeys, WindowCount,
@@ -410,7 +410,7 @@ impl Transport for Line {
         Box::pin(self.salesforce.answer(self.replica, request, within))
     }
 
-    fn is_reachable<'a>(&'a self, _: &'a HttpsUrl) -> BoxFuture<'a, bool> {
+    fn is_reachable<'a>(&'a self, _: &'a HttpsOrLoopbackUrl) -> BoxFuture<'a, bool> {
         let (answer, _) = *self.salesforce.mood.lock().expect("not poisoned");
         let down = matches!(
             answer,

@@ -18,7 +18,7 @@ use crate::hash::sha256;
 /// The user `nobody`. Linux maps unmapped user ids to it.
 const OVERFLOW_UID: u32 = 65_534;
 
-#[expect(clippy::unnecessary_wraps, reason = "read_all takes it with the others")]
+#[expect(clippy::unnecessary_wraps, reason = "parse_named takes it with the others")]
 pub(super) fn parse_caller(
     name: &Name,
     section: &Section<'_>,

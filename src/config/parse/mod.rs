@@ -162,7 +162,7 @@ fn parse_named<T>(
     all
 }
 
-/// The names that the file defines, valid or not. An error inside a profile is then not reported again by each
+/// The names that the configuration defines, valid or not. An error inside a profile is then not reported again by each
 /// reference to it.
 struct DefinedNames(BTreeMap<&'static str, BTreeSet<String>>);
 

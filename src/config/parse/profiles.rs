@@ -10,8 +10,8 @@ use super::super::section::Section;
 use super::super::source::{ConfigNode, WarningCode};
 use super::super::values::{parse_bool, parse_string};
 use super::super::{
-    Algorithm, BundleConfig, Hs256Kind, HttpsUrl, IdentityConfig, Issuer, MessagingConfig, Name, OauthConfig,
-    OrgId, ProfileKind, ProfileName, REGISTERED_CLAIMS, SubjectPattern, validate_text,
+    Algorithm, BundleConfig, Hs256Kind, HttpsOrLoopbackUrl, IdentityConfig, Issuer, MessagingConfig, Name,
+    OauthConfig, OrgId, ProfileKind, ProfileName, REGISTERED_CLAIMS, SubjectPattern, validate_text,
 };
 use super::{DefinedNames, HOUR, InvalidSection};
 
@@ -114,7 +114,7 @@ fn parse_messaging(section: &Section<'_>) -> Option<MessagingConfig> {
     let scrt_url = section.required(
         "scrt_url",
         |node| {
-            let url = HttpsUrl::parse(&parse_string(node)?)?;
+            let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
             if url.is_origin() { Ok(url) } else { Err("must have no path".to_owned()) }
         },
         "https://….my.salesforce-scrt.com, from the deployment's code snippet",
@@ -160,10 +160,10 @@ pub(super) fn parse_oauth(name: &Name, section: &Section<'_>, defined: &DefinedN
         section.required("username", plain, "the Salesforce user name to log in as, not an e-mail address");
     let audience = section.required(
         "audience",
-        |node| HttpsUrl::parse(&parse_string(node)?),
+        |node| HttpsOrLoopbackUrl::parse(&parse_string(node)?),
         "https://login.salesforce.com, https://test.salesforce.com or the org's My Domain URL",
     );
-    let token_url = section.optional("token_url", |node| HttpsUrl::parse(&parse_string(node)?));
+    let token_url = section.optional("token_url", |node| HttpsOrLoopbackUrl::parse(&parse_string(node)?));
     let assertion_ttl = section.duration_or_default("assertion_ttl");
     let access_token_ttl = section.duration_or_default("access_token_ttl");
     let logins_per_hour = section.count_or_default("logins_per_hour");
@@ -214,7 +214,7 @@ fn warn_url_errors(section: &Section<'_>, code: WarningCode, name: &str, issues:
     }
 }
 
-/// The settings of a profile of HS256 tokens. Defined beside its parser, so that a new setting changes this file only.
+/// The settings of a profile of HS256 tokens. Defined beside its parser, so that a new setting changes few files.
 pub struct Hs256Config {
     pub secret: SecretString,
     pub ttl: Duration,

@@ -3,8 +3,8 @@
 use super::super::section::Section;
 use super::super::values::parse_string;
 use super::super::{
-    AuditLogMode, BatchMode, HttpsUrl, Limits, ListenAddress, PublicListenerConfig, RateLimit, ServerConfig,
-    SigningConfig, TlsConfig,
+    AuditLogMode, BatchMode, HttpsOrLoopbackUrl, Limits, ListenAddress, PublicListenerConfig, RateLimit,
+    ServerConfig, SigningConfig, TlsConfig,
 };
 use super::{InvalidSection, MINUTE, saturating_u32};
 
@@ -14,7 +14,7 @@ pub(super) fn parse_server(section: &Section<'_>) -> Option<ServerConfig> {
     let public = section.section("public").map(|public| -> Result<PublicListenerConfig, InvalidSection> {
         let listen = parse_required_listen(&public);
         let url = public.optional("url", |node| {
-            let url = HttpsUrl::parse(&parse_string(node)?)?;
+            let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
             if url.is_origin() {
                 Ok(url)
             } else {

@@ -13,7 +13,7 @@ const HIGHEST_USER_ID: u32 = u32::MAX - 1;
 
 /// Builds the schema of a complete file, without overrides from the environment.
 ///
-/// It can't express everything that the parser checks: the bounds of durations, and references to names.
+/// It can't express everything that the parser checks, for example the bounds of durations and references to names.
 pub(crate) fn json_schema() -> Value {
     let Value::Object(mut schema) = table(&ROOT) else { return Value::Null };
     schema.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));

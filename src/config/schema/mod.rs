@@ -44,12 +44,12 @@ pub enum ValueKind {
     Text(TextForm),
     List(TextForm),
     Choice(&'static [&'static str]),
-    /// A duration as text, for example `"90s"`. Below a second only if `min` is.
+    /// A duration as text, for example `"90s"`. It must be whole seconds, unless `min` is less than a second.
     Duration {
         min: &'static str,
         max: &'static str,
     },
-    /// A number of bytes, or text with a unit. `reason` ends the message about a value below `min`.
+    /// A number of bytes, or text with a unit. `reason` ends the message about a value out of bounds.
     Size {
         min: usize,
         max: Option<usize>,

@@ -1,5 +1,5 @@
-//! Reads key files with a rule like OpenSSH's: rejects a private key to which another user has access. Secrets of
-//! Kubernetes and systemd are exceptions ([`OpenedFile::reject_readable_by_others`]).
+//! Reads private keys, certificates and `keyset.toml`. A rule like OpenSSH's rejects a private key to which another user has
+//! access. Secrets of Kubernetes and systemd are exceptions ([`OpenedFile::reject_accessible_by_others`]).
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -9,13 +9,13 @@ use secrecy::SecretString;
 use super::{key_formats, pem};
 use crate::files::{FileError, MAX_FILE_SIZE, OpenedFile};
 
-/// Reads a private key's file. Rejects one that others can read.
+/// Reads a private key's file. Rejects one to which others have access.
 ///
 /// # Errors
 /// Says what is wrong with the file and how to fix it.
 pub(crate) fn read_private_key(path: &Path) -> Result<SecretString, String> {
     let file = OpenedFile::open(path).map_err(|error| error.to_string())?;
-    file.reject_readable_by_others().map_err(|error| error.to_string())?;
+    file.reject_accessible_by_others().map_err(|error| error.to_string())?;
     private_key_text(file)
 }
 

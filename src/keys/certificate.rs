@@ -1,5 +1,5 @@
 //! The X.509 certificate that `x5c` carries. Salesforce requires one with each uploaded key. Without it, Salesforce accepts
-//! the key, and then every chat stays unverified.
+//! the key; users report that every chat then stays unverified.
 //!
 //! A key without `KID.crt`, or with one whose dates Salesforce rejects, gets a self-signed certificate. It is derived from
 //! the key, its id and the calendar year alone.

@@ -90,8 +90,9 @@ impl OpenedFile {
     ///
     /// It accepts a file
     /// - that only its owner can access, or
-    /// - that belongs to root and is only readable by a group of this process, like a Kubernetes secret (0440 with `fsGroup`), or
-    /// - whose access list (ACL) names this process's user only, like a systemd credential's.
+    /// - that belongs to root and that a group of this process may read, and no more, like a Kubernetes secret (0440 with
+    ///   `fsGroup`), or
+    /// - whose access list (ACL) gives access to this process's user, like a systemd credential's.
     ///
     /// In each case the file must belong to root or to this process's user.
     ///
@@ -221,7 +222,12 @@ impl FilePermissions {
 
     /// The users that could access the file, besides its owner, root and the user `us`. `None` if there are none. The groups for
     /// which `is_our_group` is true may read a file that belongs to root.
-    fn accessible_by(&self, stat: &Stat, us: u32, is_our_group: impl Fn(u32) -> bool) -> Option<AccessibleBy> {
+    fn accessible_by(
+        &self,
+        stat: &Stat,
+        us: u32,
+        is_our_group: impl Fn(u32) -> bool,
+    ) -> Option<AccessibleBy> {
         const READ: u32 = 4;
         let open =
             |group: u32, may: u32| may != 0 && !(stat.st_uid == 0 && may == READ && is_our_group(group));

@@ -107,7 +107,7 @@ pub struct Metrics {
     pub(crate) clock_skew: Gauge,
     /// Successful reloads.
     pub config_reloads: IntCounter,
-    /// Rejected reloads. The previous configuration stays in force.
+    /// Rejected reloads, without the clock's retries of a rejected one. The previous configuration stays in force.
     pub(crate) config_reload_failures: IntCounter,
     /// 1 while the configuration in force is the one in the files, 0 after a rejected reload until the next successful one.
     pub(crate) config_current: IntGauge,

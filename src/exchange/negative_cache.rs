@@ -17,8 +17,8 @@ use crate::config::KeyId;
 pub(crate) const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
 const BASE_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(45);
-/// Longest time that an error from before the request was sent is cached if it says when to retry: for example, the login
-/// rate limit's, which a reload may have changed. A failed connection backs off instead, up to 54 s ([`MAX_BACKOFF`] with
+/// Longest time that an error is cached if nothing was sent and the error says when to retry. For example, a reload may
+/// change the login rate limit that caused it. A failed connection backs off instead, up to 54 s ([`MAX_BACKOFF`] with
 /// jitter).
 const LOCAL_REFUSAL_TTL: Duration = Duration::from_secs(10);
 /// Bounds of Salesforce's `Retry-After`; values outside are clamped.

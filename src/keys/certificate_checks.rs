@@ -53,8 +53,8 @@ impl TbsSignature {
     }
 
     /// Verifies the signature with the certificate's own key; `None` if it isn't self-signed, or its key isn't RSA. A
-    /// certificate counts as self-signed if it names its subject as issuer, or if its own key made the signature: so it does
-    /// even if a name was altered.
+    /// certificate counts as self-signed if issuer and subject are the same, or if its own key made the signature. So an
+    /// altered name doesn't hide that it was self-signed.
     pub(crate) fn self_signature(
         &self,
         certificate: &X509Certificate<'_>,

@@ -254,8 +254,8 @@ impl KeyDirectory {
     }
 
     /// Removes the temporary files of commands that were killed; one may hold a private key. Only the holder of the lock
-    /// does this: no other command has a temporary file then, except a retirement without the lock, which is tried again in
-    /// place.
+    /// does this: no other command has a temporary file then. A retirement without the lock may have one: if that is removed,
+    /// the retirement appends its entry instead.
     fn remove_stale_temporary_files(&self) {
         let listing = fs::read_dir(&self.path).ok().filter(|_| self.lock_result == LockResult::Locked);
         for entry in listing.into_iter().flatten().filter_map(Result::ok) {

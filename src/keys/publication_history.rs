@@ -293,7 +293,7 @@ impl PublicationHistory {
 }
 
 /// Returns a problem for each of `keysets` without a signing key at `now` if a keyset of `in_force` that it continues signs.
-/// Allowed are the retirement of that signing key, and an emergency as the next one.
+/// There is no problem if that signing key was retired, or if the next key has `emergency = true`.
 fn signing_losses(
     in_force: &[PublishedKeyset<'_>],
     keysets: &[PublishedKeyset<'_>],

@@ -114,9 +114,9 @@ impl SharedCache {
         }
     }
 
-    /// Gets a valid token or failure for `key` from the store, usually another replica's, or the lock to exchange. Polls until `deadline` while another
-    /// replica holds the lock. A token must not have been rejected, and must expire later than `held` unless `replaced`
-    /// is set. A failure must pass `still_applies`.
+    /// Gets a valid token or failure for `key` from the store, usually another replica's, or the lock to exchange. Polls
+    /// until `deadline` while another replica holds the lock. A token must not have been rejected, and must expire later
+    /// than `held` unless `replaced` is set. A failure must pass `still_applies`.
     pub(crate) async fn fetch_or_lock(
         &self,
         key: &CacheKey,

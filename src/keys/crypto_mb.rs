@@ -290,7 +290,8 @@ impl CryptoMb {
     /// Lays out `lanes` for `operation`, calls it, and reads its status.
     ///
     /// Each lane's pointer that `operation` gets is null, or points to memory of the length of `size` that outlives the call.
-    /// Memory that it writes to has no other borrower. The buffer has the size that the library asked for; the library aligns within it.
+    /// Memory that it writes to has no other borrower. The buffer has the size that the library asked for; the library aligns
+    /// within it.
     fn run_lanes(
         &self,
         size: ModulusSize,

@@ -51,7 +51,7 @@ impl From<OffsetDateTime> for UnixTime {
     }
 }
 
-/// Writes RFC 3339 in UTC.
+/// Writes RFC 3339 in UTC; the number of seconds for a year that RFC 3339 can't state.
 impl fmt::Display for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.date_time().format(&Rfc3339) {

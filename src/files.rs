@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 /// The largest configuration, schedule, certificate or secret file, in bytes. Private keys have a lower limit.
 pub(crate) const MAX_FILE_SIZE: u64 = 4 << 20;
 
-/// Why a file can't be opened, is too large, or has insecure permissions.
+/// Why a file can't be used.
 #[derive(Debug, Error)]
 pub(crate) enum FileError {
     #[error("can't be opened: {0}")]
@@ -78,28 +78,29 @@ impl OpenedFile {
     /// The file can't be read, or is larger.
     pub(crate) fn read(self, largest: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
         let expected = u64::try_from(self.stat.st_size).unwrap_or(0).min(largest);
-        // The buffer has its final capacity from the start: a buffer that grows leaves copies of a secret in memory.
+        // The buffer has room for the whole file from the start: a buffer that grows leaves copies of a secret in memory.
         let capacity = usize::try_from(expected).unwrap_or_default() + 2;
         let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
         self.file.take(largest + 1).read_to_end(&mut bytes).map_err(FileError::Read)?;
         if bytes.len() as u64 > largest { Err(FileError::TooLarge(largest)) } else { Ok(bytes) }
     }
 
-    /// Rejects a file on which another user has any permission, like OpenSSH does for private keys. Root doesn't count as
-    /// another user.
+    /// Rejects a file on which another user has a permission, like OpenSSH does for private keys, but with exceptions. Root
+    /// doesn't count as another user.
     ///
     /// It accepts a file
     /// - that only its owner can access, or
-    /// - that belongs to root and is readable by a group of this process, like a Kubernetes secret (0440 with `fsGroup`), or
-    /// - whose access list (ACL) gives access to this process's user only, like a systemd credential.
+    /// - that belongs to root and that a group of this process may read, and no more, like a Kubernetes secret (0440 with
+    ///   `fsGroup`), or
+    /// - whose access list (ACL) gives access to this process's user, like a systemd credential's.
     ///
     /// In each case the file must belong to root or to this process's user.
     ///
     /// # Errors
     /// Says which permission to change, and how.
-    pub(crate) fn reject_readable_by_others(&self) -> Result<(), FileError> {
+    pub(crate) fn reject_accessible_by_others(&self) -> Result<(), FileError> {
         let access = FilePermissions::of(&self.file, &self.stat);
-        if let Some(who) = access.readable_by(&self.stat, geteuid().as_raw(), is_our_group) {
+        if let Some(who) = access.accessible_by(&self.stat, geteuid().as_raw(), is_our_group) {
             let (mode, advice) =
                 (self.stat.st_mode & 0o7777, MountKind::of(&self.file).permission_advice(who));
             return Err(FileError::InsecurePermissions(format!(
@@ -142,7 +143,7 @@ pub(crate) fn reject_replaceable_by_others(directory: &Path) -> Result<(), FileE
     };
     if mode.intersects(Mode::WGRP | Mode::WOTH) && !mode.contains(Mode::SVTX) && !is_read_only() {
         let advice = match File::open(directory).map(|folder| MountKind::of(&folder)) {
-            Ok(MountKind::WithoutModes) => MountKind::WithoutModes.permission_advice(ReadableBy::Others),
+            Ok(MountKind::WithoutModes) => MountKind::WithoutModes.permission_advice(AccessibleBy::Others),
             _ => "run `chmod go-w` on this directory",
         };
         return Err(FileError::InsecurePermissions(format!(
@@ -165,14 +166,14 @@ struct FilePermissions {
 
 /// The users who could access a file although they shouldn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReadableBy {
+enum AccessibleBy {
     /// Everybody, or the file's group.
     Others,
     /// A user or group that the access list names.
     Listed,
 }
 
-impl fmt::Display for ReadableBy {
+impl fmt::Display for AccessibleBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Others => "others",
@@ -221,17 +222,22 @@ impl FilePermissions {
 
     /// The users that could access the file, besides its owner, root and the user `us`. `None` if there are none. The groups for
     /// which `is_our_group` is true may read a file that belongs to root.
-    fn readable_by(&self, stat: &Stat, us: u32, is_our_group: impl Fn(u32) -> bool) -> Option<ReadableBy> {
+    fn accessible_by(
+        &self,
+        stat: &Stat,
+        us: u32,
+        is_our_group: impl Fn(u32) -> bool,
+    ) -> Option<AccessibleBy> {
         const READ: u32 = 4;
         let open =
             |group: u32, may: u32| may != 0 && !(stat.st_uid == 0 && may == READ && is_our_group(group));
         let is_other = |user: u32| ![0, us, stat.st_uid].contains(&user);
         match () {
-            () if self.others != 0 || open(stat.st_gid, self.owning_group) => Some(ReadableBy::Others),
+            () if self.others != 0 || open(stat.st_gid, self.owning_group) => Some(AccessibleBy::Others),
             () if self.users.iter().any(|(user, may)| *may != 0 && is_other(*user)) => {
-                Some(ReadableBy::Listed)
+                Some(AccessibleBy::Listed)
             }
-            () if self.groups.iter().any(|(group, may)| open(*group, *may)) => Some(ReadableBy::Listed),
+            () if self.groups.iter().any(|(group, may)| open(*group, *may)) => Some(AccessibleBy::Listed),
             () => None,
         }
     }
@@ -261,10 +267,10 @@ impl MountKind {
     }
 
     /// Says how to make a file on this mount inaccessible to `who`.
-    const fn permission_advice(self, who: ReadableBy) -> &'static str {
+    const fn permission_advice(self, who: AccessibleBy) -> &'static str {
         match (self, who) {
-            (Self::Ordinary, ReadableBy::Others) => "chmod 600",
-            (Self::Ordinary, ReadableBy::Listed) => "setfacl -b, then chmod 600",
+            (Self::Ordinary, AccessibleBy::Others) => "chmod 600",
+            (Self::Ordinary, AccessibleBy::Listed) => "setfacl -b, then chmod 600",
             (Self::ReadOnly, _) => {
                 "this mount is read-only, so set the mode where the mount is defined: for a Docker secret `mode: 0400` and the \
                  `uid` of the service's user, in Kubernetes `defaultMode: 0440` and `fsGroup`, for a bind mount chmod 600 its \
@@ -284,7 +290,7 @@ pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     id(one).is_some_and(|one| id(other) == Some(one))
 }
 
-/// The parent directory of `path`; `.` for a bare file name.
+/// The parent directory of `path`; `.` if `path` states none.
 pub(crate) fn parent_directory(path: &Path) -> &Path {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     folder.unwrap_or_else(|| Path::new("."))
@@ -343,8 +349,8 @@ mod tests {
     /// Each row: owner, group, mode and access list of a file, and the other users that could access it.
     #[test]
     fn who_may_read_a_file_follows_from_its_mode_or_its_access_list() {
-        use ReadableBy::{Listed, Others};
-        type Row = (&'static str, u32, u32, u32, Option<Vec<u8>>, Option<ReadableBy>);
+        use AccessibleBy::{Listed, Others};
+        type Row = (&'static str, u32, u32, u32, Option<Vec<u8>>, Option<AccessibleBy>);
         const SERVICE: u32 = 65_532;
         let list = |entries: &[(u16, u16, u32)]| {
             let mut list = 2_u32.to_le_bytes().to_vec();
@@ -402,13 +408,13 @@ mod tests {
             (stat.st_uid, stat.st_gid, stat.st_mode) = (uid, gid, mode);
             let access = list.and_then(|list| FilePermissions::from_acl(&list));
             let access = access.unwrap_or_else(|| FilePermissions::from_mode(mode));
-            assert_eq!(access.readable_by(&stat, SERVICE, |group| group == SERVICE), expected, "{name}");
+            assert_eq!(access.accessible_by(&stat, SERVICE, |group| group == SERVICE), expected, "{name}");
         }
     }
 
     #[test]
     fn the_permission_advice_fits_the_kind_of_mount() {
-        let advice = |mount: MountKind| mount.permission_advice(ReadableBy::Others);
+        let advice = |mount: MountKind| mount.permission_advice(AccessibleBy::Others);
         assert_eq!(advice(MountKind::Ordinary), "chmod 600");
         assert!(
             advice(MountKind::ReadOnly).contains("`mode: 0400`")

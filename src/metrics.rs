@@ -61,9 +61,9 @@ pub struct Metrics {
     pub(crate) signing_batch_size: Histogram,
     /// 1 while the library for batch signing is in use.
     pub signing_batch_enabled: IntGauge,
-    /// Keys that passed the self-test of batch signing: the library made the same signature as aws-lc.
+    /// Keys that passed the self-test of batch signing: the library made the same signatures as aws-lc, and batches are faster.
     pub signing_batch_keys: IntCounter,
-    /// Signatures that the library made wrongly or failed to make, by `fault`.
+    /// Signatures that the library made wrongly or failed to make, and panics of self-tests, by `fault`.
     pub signing_batch_faults: IntCounterVec,
     /// Signatures rejected, by `reason`: the queue was full, or the wait was too long.
     pub(crate) signing_shed: IntCounterVec,
@@ -85,7 +85,7 @@ pub struct Metrics {
     pub(crate) connections_refused: IntCounterVec,
     /// Requests sent to Salesforce, by `profile` and `outcome`.
     pub(crate) exchanges: IntCounterVec,
-    /// Exchanges that ended before anything was sent to Salesforce, by `profile` and `reason`.
+    /// Exchanges that ended before any byte of the request was sent, by `profile` and `reason`.
     pub(crate) exchanges_not_sent: IntCounterVec,
     /// Seconds from a request to Salesforce until its whole response, by `profile`.
     pub(crate) exchange_duration: HistogramVec,
@@ -93,11 +93,11 @@ pub struct Metrics {
     pub(crate) cache_requests: IntCounterVec,
     /// Access tokens in the cache.
     pub cache_entries: IntGauge,
-    /// Requests to the shared cache (Redis), by `result`.
+    /// Lookups in the shared cache (Redis), by `result`.
     pub(crate) shared_cache_requests: IntCounterVec,
     /// 1 while the shared cache is available, by `store`. Exists only if a shared cache is configured.
     pub(crate) shared_cache_up: IntGaugeVec,
-    /// Access tokens returned again although the caller reported them as rejected, by `profile` and `reason`.
+    /// Access tokens returned again although a caller of any replica reported them as rejected, by `profile` and `reason`.
     pub(crate) rejected_tokens_kept: IntCounterVec,
     /// The used share of `logins_per_hour` or `requests_per_minute`, 0 to 1, by `profile`.
     pub(crate) login_budget_used: GaugeVec,
@@ -107,7 +107,7 @@ pub struct Metrics {
     pub(crate) clock_skew: Gauge,
     /// Successful reloads.
     pub config_reloads: IntCounter,
-    /// Rejected reloads. The previous configuration stays in force.
+    /// Rejected reloads, without the clock's retries of a rejected one. The previous configuration stays in force.
     pub(crate) config_reload_failures: IntCounter,
     /// 1 while the configuration in force is the one in the files, 0 after a rejected reload until the next successful one.
     pub(crate) config_current: IntGauge,
@@ -117,7 +117,7 @@ pub struct Metrics {
     pub(crate) config_looked_at: IntGauge,
     /// Dropped log lines, audit lines included.
     pub(crate) log_lines_dropped: IntCounter,
-    /// Requests and exchanges that panicked; each is a bug.
+    /// Requests, exchanges and the sync with other replicas that panicked; each is a bug.
     pub(crate) panics: IntCounter,
 }
 
@@ -343,7 +343,7 @@ impl Metrics {
         }
     }
 
-    /// Removes the series of exchanges and of the token cache for all profiles except `known`: an exchange may end after the
+    /// Removes the series with a `profile` and no `caller`, for all profiles except `known`: an exchange may end after the
     /// reload that removed its profile. Series with a `caller` stay, because a new configuration creates them before it is in
     /// force.
     pub(crate) fn remove_series_of_other_profiles(&self, known: &BTreeSet<&str>) {

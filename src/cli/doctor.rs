@@ -284,7 +284,7 @@ fn read_bytes(path: &Path) -> Result<(Zeroizing<Vec<u8>>, FileAccess), CliError>
     }
     match OpenedFile::open(path) {
         Ok(file) => {
-            let refused = file.reject_readable_by_others().err();
+            let refused = file.reject_accessible_by_others().err();
             let readers =
                 refused.map_or(FileAccess::OwnerOnly, |error| FileAccess::Others(error.to_string()));
             Ok((file.read(MAX_FILE_BYTES).map_err(|error| failed(&error))?, readers))

@@ -42,7 +42,7 @@ pub enum ExchangerBuildError {
 }
 
 impl Exchanger {
-    /// Caches up to `cache_bytes` bytes of tokens and stores login counts in the directory `state_directory`. With
+    /// Caches up to `cache_bytes` bytes of tokens and stores login counts in the directory `state_directory`, if given. With
     /// `redis`, shares both with other replicas, and must be called in a Tokio runtime.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ impl Exchanger {
         revoked.map(|(key, _)| tokens.invalidate(&*key)).count()
     }
 
-    /// Updates the gauges that depend on the state and the clock, and drops the metrics of profiles that are gone.
+    /// Updates the gauges of the token cache and the login rate limit, and drops the metrics of profiles that are gone.
     pub fn refresh_metrics(&self, profiles: &Profiles) {
         let ReadThroughCache { tokens, client, deps, .. } = &*self.0;
         tokens.run_pending_tasks();
@@ -175,7 +175,7 @@ impl Exchanger {
                 Lookup::Token(token) => {
                     token.hits.get_or_init(|| requests("hit")).inc();
                     if let Some(other) = rejected.filter(|rejected| *rejected != token.hash()) {
-                        cache.announce(&key, other);
+                        cache.announce_rejected(&key, other);
                     }
                     return Ok(serve(token, true, rejected));
                 }

@@ -17,9 +17,8 @@
 //!   for each account, counted in memory and, where configured, in a file and across replicas.
 //! - Shared cache (`shared`): replicas can share tokens through Redis. Without Redis each replica uses its own memory.
 //! - Revoked keys: a token that was obtained with a key that its profile no longer has is never served.
-//! - Validation (`request`): only the tokens of complete, valid responses are cached. A response's URLs must be in
-//!   Salesforce's domains or on the token endpoint's host.
-//!   A messaging session must be verified as the user's.
+//! - Validation (`request`): only the tokens of complete, valid responses are cached. The URLs that are passed on must be in
+//!   Salesforce's domains or on the token endpoint's host. A messaging session must be verified as the user's.
 //! - Authorization happens before, in `api` and `callers`, on each request of a caller. A cache hit doesn't bypass it.
 //!
 //! `tests/model` drives the exchanger through random histories, with an in-memory store in place of Redis.

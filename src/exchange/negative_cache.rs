@@ -17,8 +17,9 @@ use crate::config::KeyId;
 pub(crate) const REJECTION_CACHE_TTL: Duration = Duration::from_mins(1);
 const BASE_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(45);
-/// Longest time that an error of an open circuit or of the login rate limit is cached: a reload may have changed the
-/// limit. A failed connection backs off instead, up to 54 s ([`MAX_BACKOFF`] with jitter).
+/// Longest time that an error is cached if nothing was sent and the error says when to retry. For example, a reload may
+/// change the login rate limit that caused it. A failed connection backs off instead, up to 54 s ([`MAX_BACKOFF`] with
+/// jitter).
 const LOCAL_REFUSAL_TTL: Duration = Duration::from_secs(10);
 /// Bounds of Salesforce's `Retry-After`; values outside are clamped.
 pub(crate) const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -33,7 +34,7 @@ pub(crate) struct CachedFailure {
     pub(crate) kid: Option<KeyId>,
     pub(crate) at: Duration,
     until: Duration,
-    /// Number of transient failures since the last success or eviction, for the next back-off.
+    /// Number of transient failures since the last success or eviction, for the next backoff.
     streak: u32,
 }
 
@@ -97,7 +98,7 @@ impl NegativeCache {
         Some((failure.error.clone().with_retry_after(wait), failure))
     }
 
-    /// Caches a failure for a time that depends on its kind. `fraction`, between 0 and 1, gives the back-off its jitter.
+    /// Caches a failure for a time that depends on its kind. `fraction`, between 0 and 1, gives the backoff its jitter.
     pub(crate) fn insert(
         &self,
         key: &CacheKey,

@@ -69,8 +69,8 @@ enum Decision {
     Exchange(Option<TokenHash>),
 }
 
-/// A failed exchange. The failure is cached, unless the budget had no share left for a reported token: that one is kept, and
-/// renewals must not wait.
+/// A failed exchange. The failure is cached, unless the login rate limit had no share left for a reported token: that token
+/// is kept, and its renewal must not wait.
 struct ExchangeFailure {
     error: ExchangeError,
     cached: Option<Arc<CachedFailure>>,
@@ -147,7 +147,8 @@ impl ReadThroughCache {
         !is_back && (!depends_on_key || kid == signs)
     }
 
-    /// Returns the cached token, the cached failure, or the exchange in flight. Starts an exchange if there is none.
+    /// Returns the cached token, the cached failure, or the exchange in flight. Starts an exchange if there is none of these,
+    /// and a refresh in the background if the token is due for it.
     pub(super) fn lookup(
         self: &Arc<Self>,
         key: &CacheKey,
@@ -244,7 +245,7 @@ impl ReadThroughCache {
     }
 
     /// Announces a rejected token that isn't in this replica's cache to the other replicas, within [`ANNOUNCEMENT_RATE`].
-    pub(super) fn announce(&self, key: &CacheKey, rejected: TokenHash) {
+    pub(super) fn announce_rejected(&self, key: &CacheKey, rejected: TokenHash) {
         if let Some(shared) = &self.shared
             && !shared.was_rejected(rejected)
             && self.announcement_limit.allows(key, self.deps.clock.monotonic())

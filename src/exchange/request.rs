@@ -25,7 +25,7 @@ use crate::tokens::{Claims, GRANT_TYPE, IdentityProfile, MintError, OauthProfile
 /// Lifetime assumed for a messaging access token without an `exp`: the channel's default for verified users.
 const DEFAULT_MESSAGING_LIFETIME: Duration = Duration::from_hours(1);
 
-/// Longer than any access token that Salesforce is known to issue. As `rejected_token`, such a token fits a request body
+/// Longer than any access token that Salesforce is known to issue. As `rejected_token`, such a token fits in a request body
 /// of 16 KiB, the default of `server.limits.body`.
 const MAX_TOKEN_BYTES: usize = 12 << 10;
 

@@ -45,7 +45,7 @@ impl TokenHash {
 /// An access token with its metadata and expiry.
 pub struct AccessToken {
     pub secret: SecretString,
-    /// SHA-256 of the token, for the audit line of each response that contains it.
+    /// SHA-256 of the token, to compare it, and for the audit line of each response that contains it.
     pub sha256: [u8; 32],
     pub(crate) metadata: TokenMetadata,
     /// The key that signed the JWT that was exchanged for it.

@@ -32,7 +32,7 @@ const MAX_RESPONSE_HEADERS: usize = 256;
 const MAX_RESPONSE_HEADER_BYTES: usize = 16 << 10;
 /// Approximate maximum of the body that [`probe`] reads, more than any JWKS needs.
 const MAX_PROBE_BYTES: usize = 1 << 20;
-/// Maximum length of texts of Salesforce that are passed on.
+/// Maximum length of Salesforce's texts in errors.
 const MAX_QUOTE_CHARS: usize = 200;
 
 const MALFORMED_RESPONSE: &str = "the response head is not HTTP/1.1, or has more than 256 headers";
@@ -63,7 +63,7 @@ pub struct UpstreamRequest {
     pub body: Vec<u8>,
     pub(crate) headers: HeaderMap,
     pub(crate) connection: ConnectionChoice,
-    /// Texts that nothing made from the response may repeat.
+    /// Texts that no error made from the response may quote.
     pub(crate) confidential: Confidential,
 }
 
@@ -336,13 +336,13 @@ fn parse_http_date(value: &str) -> Option<i64> {
     date.map(time::OffsetDateTime::unix_timestamp)
 }
 
-/// The shortest part of a JWT that is redacted, in bytes. A subject of this length is redacted within words too.
+/// The shortest part of a JWT that is redacted, in bytes. A subject of at least this length is redacted within words too.
 const MIN_REDACTED_BYTES: usize = 12;
 /// How much of a text is searched, in bytes.
 const MAX_SEARCHED_BYTES: usize = 4 << 10;
 
 impl Confidential {
-    /// Like [`quote`], with each word that has a part of the JWT, and each occurrence of the subject, redacted.
+    /// Like [`quote`], with the subject redacted, and each word that has a part of the JWT. A short subject inside a word stays.
     pub(super) fn quote(&self, words: &str) -> String {
         let words = &words[..words.floor_char_boundary(MAX_SEARCHED_BYTES)];
         let jwt = self.jwt.expose_secret();

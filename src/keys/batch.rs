@@ -2,15 +2,15 @@
 //! unverified signature leaves this module.
 //!
 //! - Every signature that the library makes is verified with the public key before it is returned. The library's own
-//!   public operation verifies all of them, in a quarter of aws-lc's time. aws-lc verifies one of each batch as well, at a
-//!   position that rotates. If aws-lc rejects a signature that the library's check accepted, aws-lc verifies the whole
-//!   batch.
+//!   public operation verifies all of them, in a quarter of the time that aws-lc takes to verify them. aws-lc also verifies
+//!   one signature of each batch, at a position that rotates, unless the library's check has rejected that signature. If
+//!   aws-lc rejects it, aws-lc verifies the whole batch.
 //! - A signature that is missing or wrong is made again by aws-lc, and counted. After the first one the library is disabled
 //!   until a restart.
 //! - A key is used with the library only after its [self-test](BatchSigner::self_test): at least [`SELF_TEST_MESSAGES`]
 //!   messages, in batches of 2 to 8, signed by both. The bytes must be equal, as RSASSA-PKCS1-v1_5 is deterministic.
-//! - At half the speed of one core, the self-test takes about a second with RSA-2048, and ten with RSA-4096. It runs on a
-//!   thread of its own, beginning with the key's first signature, so the start of the service doesn't wait for it.
+//! - At half the speed of one core, the self-test takes about a second with RSA-2048, and ten with RSA-4096. One thread runs
+//!   the self-tests. A key's is queued with its first signature, so the start of the service doesn't wait for it.
 //! - The self-test also measures, on this host, the smallest batch that is faster than single signatures.
 //! - This module makes the padding: EMSA-PKCS1-v1_5 (RFC 8017, section 9.2).
 
@@ -83,7 +83,8 @@ pub enum SelfTestResult {
     Pays { min_size: usize, is_slow: bool },
     /// They are correct, but no batch is faster on this host.
     DoesNotPay,
-    /// The library doesn't support the key, made a wrong signature or was disabled, or the host gave no randomness.
+    /// The library doesn't support the key, made a wrong signature or none, or was disabled. Or aws-lc couldn't sign, or the
+    /// host gave no randomness.
     Unfit,
 }
 
@@ -153,7 +154,7 @@ impl BatchSigner {
         Self { inner, candidates }
     }
 
-    /// Returns the parameters of batches with `key`; `None` while it can't be in one. Starts the self-test of a key that it sees
+    /// Returns the parameters of batches with `key`; `None` while it can't be in one. Queues the self-test of a key that it sees
     /// for the first time.
     pub fn params_for(&self, key: &Arc<PrivateKey>) -> Option<BatchParams> {
         if !self.inner.trusted.load(Ordering::Acquire) {
@@ -173,7 +174,8 @@ impl BatchSigner {
         self.inner.self_test(key, |_| {})
     }
 
-    /// Signs each request with its key. All keys must have [passed](Self::params_for) and be compatible.
+    /// Signs each request with its key. All keys must have [passed](Self::params_for) and be compatible. Takes at most
+    /// [`BatchParams::MAX_SIZE`] requests.
     pub fn sign(&self, requests: &[SignRequest<'_>]) -> Vec<Result<SignatureBytes, SigningFailed>> {
         self.inner.sign(requests)
     }
@@ -198,7 +200,7 @@ impl BatchEngine {
     }
 
     /// Returns the library's signatures, verified, and a fault for each that is missing or wrong. `None` if the library
-    /// is disabled, or doesn't support a key.
+    /// is disabled, or no self-test has set a key's [`SelfTest::crt`].
     fn sign_and_verify(
         &self,
         requests: &[SignRequest<'_>],
@@ -262,7 +264,8 @@ impl BatchEngine {
         }
     }
 
-    /// Runs the self-test of `key` and stores its result in the key. Calls `pause` with the duration of each step.
+    /// Runs the self-test of `key` and stores its result in the key. Calls `pause` with the duration of each
+    /// step but the last.
     fn self_test(&self, key: &PrivateKey, pause: fn(Duration)) -> SelfTestResult {
         let result = self.run_self_test(key, pause).unwrap_or(SelfTestResult::Unfit);
         if let SelfTestResult::Pays { .. } = result {
@@ -287,7 +290,7 @@ impl BatchEngine {
         result
     }
 
-    /// Returns `None` if the library doesn't support the key or was disabled meanwhile, or the host gives no randomness.
+    /// Returns `None` where the result is [`SelfTestResult::Unfit`].
     fn run_self_test(&self, key: &PrivateKey, pause: fn(Duration)) -> Option<SelfTestResult> {
         let crt = key.crt().filter(|crt| self.library.supports(crt.size))?;
         let _ = key.self_test.crt.set(crt);

@@ -1,7 +1,8 @@
 //! The X.509 certificate that `x5c` carries. Salesforce requires one with each uploaded key. Without it, Salesforce accepts
-//! the key, and then every chat stays unverified.
+//! the key; users report that every chat then stays unverified.
 //!
-//! A key without `KID.crt` gets a self-signed certificate, derived from the key, its id and the calendar year alone.
+//! A key without `KID.crt`, or with one whose dates Salesforce rejects, gets a self-signed certificate. It is derived from
+//! the key, its id and the calendar year alone.
 //!
 //! - It is valid for four calendar years and is derived anew each January, so an uploaded one stays valid for at least two years.
 //! - Every replica and every restart derives the same bytes, as PKCS#1 v1.5 signatures are deterministic.
@@ -156,7 +157,7 @@ pub(crate) fn parse_certificates(text: &str) -> Result<(Vec<ParsedCertificate>, 
 }
 
 impl KeyCertificate {
-    /// Parses the certificate of `key` from PEM text, and returns a warning about the text's quirks or its
+    /// Parses the certificate of `key` from PEM text, and returns a warning about the text's quirks and its
     /// other certificates. Only that certificate of a chain is returned, as Salesforce looks at one.
     ///
     /// # Errors

@@ -53,7 +53,8 @@ impl TbsSignature {
     }
 
     /// Verifies the signature with the certificate's own key; `None` if it isn't self-signed, or its key isn't RSA. A
-    /// self-signed certificate whose name was altered is still recognized by its signature.
+    /// certificate counts as self-signed if issuer and subject are the same, or if its own key made the signature. So an
+    /// altered name doesn't hide that it was self-signed.
     pub(crate) fn self_signature(
         &self,
         certificate: &X509Certificate<'_>,
@@ -87,7 +88,7 @@ pub(super) fn faults(
     let mut faults = Vec::new();
     if certificate.signature_algorithm != certificate.tbs_certificate.signature {
         faults.push("names two algorithms for its signature");
-    } else if !has_valid_framing(der, certificate) {
+    } else if !has_consistent_signature_fields(der, certificate) {
         faults.push("is malformed around its signature");
     }
     if ![certificate.issuer(), certificate.subject()].iter().all(|name| is_valid_name(name.as_raw())) {
@@ -107,8 +108,9 @@ pub(super) fn faults(
     faults
 }
 
-/// Whether DER has only elements that a name may have (RFC 5280, section 4.1.2.4): the tag is allowed, and text is valid.
-/// The parser accepts any tag as text. How the elements are nested isn't checked, except for the depth.
+/// Whether DER has only elements that a name may have (RFC 5280, section 4.1.2.4): their tags are allowed, UTF-8 is valid,
+/// and wide characters are whole. The parser accepts any tag as text. The characters of other strings aren't checked, nor
+/// how the elements are nested, except for the depth.
 fn is_valid_name(octets: &[u8]) -> bool {
     is_name_part(octets, 3)
 }
@@ -141,9 +143,10 @@ fn is_name_part(mut octets: &[u8], depth: usize) -> bool {
     octets.is_empty()
 }
 
-/// Whether the octets around the signed part are valid: the same algorithm as inside, octet for octet (RFC 5280,
-/// section 4.1.1.2), and a BIT STRING. No signature covers them, and the parser accepts tags of other classes.
-fn has_valid_framing(der: &[u8], certificate: &X509Certificate<'_>) -> bool {
+/// Whether the fields behind the signed part are consistent with it: the algorithm has the same octets as inside (RFC 5280,
+/// section 4.1.1.2), and a BIT STRING of whole octets follows. The position inside isn't checked. No signature covers these
+/// fields, and the parser accepts tags of other classes.
+fn has_consistent_signature_fields(der: &[u8], certificate: &X509Certificate<'_>) -> bool {
     let signed = certificate.tbs_certificate.as_ref();
     let length_octets = der.get(1).map_or(0, |length| if length & 0x80 == 0 { 0 } else { length & 0x7f });
     let behind = der.get(2 + usize::from(length_octets) + signed.len()..).unwrap_or_default();

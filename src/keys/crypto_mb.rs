@@ -5,7 +5,7 @@
 //! `cpu_features.h` of interface version 13 (github.com/intel/cryptography-primitives).
 //!
 //! - [`CryptoMb::open`] succeeds only if the library states that interface, has every function, and supports this CPU.
-//! - Types fix all lengths before a call. All lanes have one [`ModulusSize`], so each message and signature has its bytes, and
+//! - All lengths are checked before a call. All lanes have one [`ModulusSize`]: each message and signature has its bytes, and
 //!   each number of a [`CrtKey`] its words.
 //! - The library's results are not trusted; [`super::batch`] verifies them.
 //! - The numbers of a key are zeroized when dropped. The library's working memory is allocated here and zeroized after each call.
@@ -45,7 +45,7 @@ pub enum BatchLibraryError {
     UnsupportedCpu,
 }
 
-/// The modulus lengths that the library supports.
+/// The modulus lengths that the library supports, except 1024 bits, which is too short for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ModulusSize {
     Rsa2048,
@@ -289,8 +289,9 @@ impl CryptoMb {
 
     /// Lays out `lanes` for `operation`, calls it, and reads its status.
     ///
-    /// Each pointer that `operation` gets is null, or points to memory of the length of `size` that outlives the call. Memory that
-    /// it writes to has no other borrower. The buffer has the size that the library asked for; the library aligns within it.
+    /// Each lane's pointer that `operation` gets is null, or points to memory of the length of `size` that outlives the call.
+    /// Memory that it writes to has no other borrower. The buffer has the size that the library asked for; the library aligns
+    /// within it.
     fn run_lanes(
         &self,
         size: ModulusSize,

@@ -1,11 +1,13 @@
 //! Changes to a key directory by a command: locked, atomic and verified.
 //!
 //! - One command at a time: the directory is locked (flock) from the read of `keyset.toml` until its replacement, where the file
-//!   system has locks. Only a retirement proceeds without the lock, after a short wait. The text is compared once more right before the replacement, as editors take no lock.
-//! - A file is replaced atomically: write, sync, rename, sync of the directory. The temporary file has a random name, and only
-//!   this process opens it (`O_EXCL`). A retirement that can't replace `keyset.toml` appends to it.
-//! - New files get the owner, group and mode of similar files in the directory, so that the service can read files that root writes.
-//! - A written `keyset.toml` is read again, and must hold the intended text.
+//!   system has locks. Only a retirement proceeds without the lock, after a short wait. The text is compared once more right
+//!   before the replacement, as editors take no lock.
+//! - A file is replaced atomically: write, sync, rename, sync of the directory. The temporary file has a random name and is
+//!   created exclusively (`O_EXCL`). A retirement that can't replace `keyset.toml` appends to it.
+//! - New files get the owner, group and mode of similar files in the directory, or its own owner and group. So the service can
+//!   read files that root writes.
+//! - A written `keyset.toml` is read again, and must hold the intended text, or the appended retirement.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -79,7 +81,7 @@ impl DirectoryError {
     }
 }
 
-/// A locked key directory. Dropping it releases the lock.
+/// A key directory, locked unless `lock_result` says otherwise. Dropping it releases the lock.
 pub(crate) struct KeyDirectory {
     path: PathBuf,
     /// Open for its lock.
@@ -91,7 +93,7 @@ impl KeyDirectory {
     /// Locks the directory. Waits for another command's lock for at most ten seconds.
     ///
     /// # Errors
-    /// The directory can't be opened, or another command still holds the lock.
+    /// The directory can't be opened or locked, or another process still holds the lock.
     pub(crate) fn lock(path: &Path) -> Result<Self, DirectoryError> {
         let lock = open_directory(path)?;
         match acquire_lock(&lock, path, LOCK_TIMEOUT)? {
@@ -123,7 +125,7 @@ impl KeyDirectory {
     /// Opens its `keyset.toml`. Without that file and with one key, the schedule lists that key with a `sign_from` in the past.
     ///
     /// # Errors
-    /// The file can't be read, or is missing where the directory doesn't hold exactly one key.
+    /// The file can't be read, isn't TOML, or is missing where the directory doesn't hold exactly one key.
     pub(crate) fn schedule(
         &self,
         publish_lead: Duration,
@@ -153,7 +155,8 @@ impl KeyDirectory {
     /// replaced, for example on a full disk, the entry is written into it in place; the file's last block usually has free bytes.
     ///
     /// # Errors
-    /// The file can't be read or written. Nothing was written, unless [`DirectoryError::is_written`] is true.
+    /// The file can't be read or written, or the entry wouldn't count behind its text. Nothing was written, unless
+    /// [`DirectoryError::is_written`] is true.
     pub(crate) fn append_retirement(&self, kid: &KeyId, at: UnixTime) -> Result<(), DirectoryError> {
         let path = self.path.join(SCHEDULE_FILE);
         let read = || {
@@ -251,8 +254,8 @@ impl KeyDirectory {
     }
 
     /// Removes the temporary files of commands that were killed; one may hold a private key. Only the holder of the lock
-    /// does this: no other command has a temporary file then, except a retirement without the lock, which is tried again in
-    /// place.
+    /// does this: no other command has a temporary file then. A retirement without the lock may have one: if that is removed,
+    /// the retirement appends its entry instead.
     fn remove_stale_temporary_files(&self) {
         let listing = fs::read_dir(&self.path).ok().filter(|_| self.lock_result == LockResult::Locked);
         for entry in listing.into_iter().flatten().filter_map(Result::ok) {
@@ -392,7 +395,7 @@ impl ScheduleChange {
     }
 }
 
-/// The longest wait for another command's lock.
+/// The longest wait for another process's lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest wait of a retirement. A command holds the lock for milliseconds.
 const RETIREMENT_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -441,7 +444,8 @@ fn append_in_place(path: &Path, length: u64, added: &[u8]) -> io::Result<()> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LockResult {
     Locked,
-    /// The file system has no locks, like some network file systems. The comparison before the write remains.
+    /// The file system has no locks, like some network file systems; or a retirement couldn't lock. The comparison before the
+    /// write remains.
     Unavailable,
     HeldByAnother,
 }
@@ -480,7 +484,8 @@ struct OwnerAndMode {
 
 impl OwnerAndMode {
     /// Chooses the permissions for a file at `path`. The first of these that exists decides: that file, a file with the
-    /// same extension beside it, a key beside it, the directory's owner and group.
+    /// same extension beside it, a key beside it, the directory's owner and group. [`key_mode`](Self::key_mode) limits the mode
+    /// of a private key.
     fn for_file(path: &Path) -> io::Result<Self> {
         let of = |metadata: &fs::Metadata| Self {
             uid: metadata.uid(),

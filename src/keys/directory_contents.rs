@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::SCHEDULE_FILE;
 use crate::config::KeyId;
 
-/// The extensions of key and keystore files of other tools, in lower case.
+/// The extensions of key and keystore files of other tools, in lower case. `.key` stands for spellings like `.KEY`.
 const FOREIGN_KEY_EXTENSIONS: &[&str] = &[".pem", ".p12", ".pfx", ".jks", ".ppk", ".der", ".key"];
 
 /// A listing of a key directory. No file is opened.

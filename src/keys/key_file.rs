@@ -1,5 +1,5 @@
-//! Reads key files with a rule like OpenSSH's: rejects a private key to which another user has access. Secrets of
-//! Kubernetes and systemd are exceptions ([`OpenedFile::reject_readable_by_others`]).
+//! Reads private keys, certificates and `keyset.toml`. A rule like OpenSSH's rejects a private key to which another user has
+//! access. Secrets of Kubernetes and systemd are exceptions ([`OpenedFile::reject_accessible_by_others`]).
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -9,17 +9,18 @@ use secrecy::SecretString;
 use super::{key_formats, pem};
 use crate::files::{FileError, MAX_FILE_SIZE, OpenedFile};
 
-/// Reads a private key's file. Rejects one that others can read.
+/// Reads a private key's file. Rejects one to which others have access.
 ///
 /// # Errors
 /// Says what is wrong with the file and how to fix it.
 pub(crate) fn read_private_key(path: &Path) -> Result<SecretString, String> {
     let file = OpenedFile::open(path).map_err(|error| error.to_string())?;
-    file.reject_readable_by_others().map_err(|error| error.to_string())?;
+    file.reject_accessible_by_others().map_err(|error| error.to_string())?;
     private_key_text(file)
 }
 
-/// Reads a private key's file without checking its permissions: to identify the key, never to use it.
+/// Reads a private key's file without checking its permissions: to identify the key, or for `tokenmint init` to copy it. The
+/// service never signs with a key that was read so.
 ///
 /// # Errors
 /// Says why the file can't be read.
@@ -60,7 +61,8 @@ pub(crate) fn read_schedule(path: &Path) -> Result<String, String> {
     schedule_text(file)
 }
 
-/// Reads `keyset.toml` without checking its permissions, to edit it or to find retirements. `None` if there is no such file.
+/// Reads `keyset.toml` without checking its permissions, to edit it or to tell which key signs. `None` if there is no such
+/// file.
 ///
 /// # Errors
 /// Says why the file can't be read.
@@ -72,7 +74,8 @@ pub(crate) fn read_schedule_unchecked(path: &Path) -> Result<Option<String>, Str
     }
 }
 
-/// Reads the bytes of `keyset.toml`, which may be anything. `None` if there is no such file.
+/// Reads the bytes of `keyset.toml`, which needn't be text, to find retirements. Permissions aren't checked. `None` if there
+/// is no such file.
 ///
 /// # Errors
 /// Says why the file can't be read.

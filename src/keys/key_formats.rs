@@ -243,7 +243,7 @@ impl DerKind {
         }
     }
 
-    /// The label of its PEM block (RFC 7468) if it is a private key.
+    /// The label of its PEM block if it is a private key (RFC 7468, RFC 5915; `RSA PRIVATE KEY` is OpenSSL's).
     pub(crate) const fn label(self) -> Option<&'static str> {
         match self {
             Self::Pkcs1 => Some("RSA PRIVATE KEY"),

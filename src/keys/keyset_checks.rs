@@ -27,7 +27,7 @@ pub(super) fn early_signing_warnings(field: &str, keyset: &Keyset, now: UnixTime
     warnings
 }
 
-/// Finds key ids that two keysets use.
+/// Finds key ids that two keysets use. Retired keys count, expired ones don't.
 pub(super) fn duplicate_kids(keysets: &[Arc<Keyset>]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut keyset_by_kid: BTreeMap<&KeyId, &Name> = BTreeMap::new();

@@ -37,7 +37,8 @@ impl LiveTokenCounter {
         let _ = self.expiring[slot].fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted);
     }
 
-    /// Returns an upper bound of the tokens that are valid at `now`. It includes tokens that expired in the current ten minutes.
+    /// Returns an upper bound of the counted tokens that are valid at `now`. It includes tokens that expired in the current ten
+    /// minutes.
     pub(crate) fn count(&self, now: UnixTime) -> u64 {
         let now = period(now);
         let buckets = self.expiring.iter().map(|bucket| bucket.load(Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! Opens and checks the keys of all keysets, and reports every problem of any of them.
+//! Opens and checks the keys of all keysets, and reports the problems of all of them together.
 //!
 //! A ring that replaces another is checked further, see [`PublicationHistory`]. A key of the replaced ring isn't parsed again if its
 //! text and passphrase are the same.
@@ -29,7 +29,7 @@ impl KeyRing {
     /// Opens and checks the keys of all keysets. `previous` is the ring that it replaces.
     ///
     /// # Errors
-    /// Lists every problem of any of them, each with its file.
+    /// Lists the problems of all of them, each with its source.
     pub fn load(
         keysets: &BTreeMap<Name, config::KeysetConfig>,
         now: UnixTime,
@@ -98,8 +98,8 @@ struct Loader<'a> {
     /// The keys of the previous ring, by [`source_fingerprint`].
     opened: BTreeMap<[u8; 32], &'a KeysetKey>,
     previous: Option<&'a KeyRing>,
-    /// The key ids of retired keys, by modulus. It has the keys whose file still exists and that this process hasn't published;
-    /// [`PublicationHistory`] has the others.
+    /// The key ids of retired keys, by modulus: those whose file can be read and that this process hasn't published.
+    /// [`PublicationHistory`] has those that it has published.
     retired: BTreeMap<ModulusHash, KeyId>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,

@@ -2,13 +2,14 @@
 //! when. It doesn't know tokens or HTTP.
 //!
 //! - Every key in a ring has passed the strength checks and a test signature.
-//! - Key ids are unique across the ring.
+//! - Key ids are unique among the ring's keys and the retired keys of its schedules.
 //! - A ring's keys and dates never change; a reload builds another ring. A `retirement` builds another too, from the ring
 //!   in force and `keyset.toml` alone.
-//! - A new ring doesn't contain a key that may neither sign nor be published. So such a key leaves memory with the last
-//!   ring that had it. A load may read a retired key's file for its modulus hash, to reject copies of the key.
+//! - A new ring doesn't contain a key that may neither sign nor be published. Such a key leaves memory when the last ring
+//!   that had it is dropped, and its last signature or self-test has ended. A load may read a retired key's file for its
+//!   modulus hash, to reject copies of the key.
 //! - Buffers that hold PEM text, private numbers, passphrases or tokens' signatures are zeroized when dropped (crate
-//!   `zeroize`, crate `secrecy`, or aws-lc). Public numbers and the signatures of self-checks aren't.
+//!   `zeroize`, crate `secrecy`, or aws-lc). Public numbers and the signatures of test messages needn't be.
 
 mod batch;
 mod certificate;

@@ -121,7 +121,7 @@ pub(crate) fn parse_listener_key(text: &SecretString) -> Result<ListenerKey, Unr
 }
 
 fn decrypt_pkcs8(document: &[u8], passphrase: Option<&SecretString>) -> Result<ParsedKey, UnreadableKey> {
-    // The crate rsa can't decrypt other schemes, with any passphrase.
+    // The crate `rsa` decrypts PBES2 with scrypt, or with PBKDF2 and another PRF than HMAC-SHA-1. It decrypts no other scheme.
     let is_known = |scheme: &EncryptionScheme<'_>| match scheme.pbes2().map(|scheme| &scheme.kdf) {
         Some(Kdf::Pbkdf2(parameters)) => parameters.prf != Pbkdf2Prf::HmacWithSha1,
         kdf => kdf.is_some(),
@@ -139,7 +139,8 @@ fn decrypt_pkcs8(document: &[u8], passphrase: Option<&SecretString>) -> Result<P
     })
 }
 
-/// The further options with which `openssl` opens an encrypted key: version 3 has moved the weakest schemes to another provider.
+/// The further options with which `openssl` opens an encrypted key, often none. OpenSSL 3 has moved the weakest schemes to
+/// another provider.
 fn openssl_options(document: &[u8]) -> &'static str {
     const LEGACY: &str = " -provider legacy -provider default";
     match key_formats::encryption_scheme(document) {

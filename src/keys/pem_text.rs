@@ -130,7 +130,8 @@ impl PemText {
         self.text = stripped;
     }
 
-    /// Removes one layer of base64, if the text is base64. Returns whether the result is text.
+    /// Replaces the text by its base64 decoding if that is UTF-8, and returns whether it did. Keeps other decoded bytes in
+    /// `binary`.
     fn decode_layer(&mut self, layer: PemQuirk) -> bool {
         let compact = concat_zeroizing(self.text.split_whitespace(), self.text.len());
         let mut bytes = Zeroizing::new(vec![0; decoded_len_estimate(compact.len())]);
@@ -250,7 +251,8 @@ fn note_line_quirks(body: &str, pem_quirks: &mut PemQuirks) {
     }
 }
 
-/// Undoes the escapes of JSON and shells: `\n` and `\r` become line breaks, and other backslashes are removed.
+/// Undoes the escapes of JSON and shells: `\n` and `\r` become line feed and carriage return, also behind several
+/// backslashes. Other backslashes are removed.
 fn unescape(text: &str) -> Zeroizing<String> {
     let mut plain = Zeroizing::new(String::with_capacity(text.len()));
     let mut rest = text.chars().peekable();

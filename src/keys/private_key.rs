@@ -170,7 +170,7 @@ impl PrivateKey {
     }
 
     /// Returns the key in the form of the batch library; `None` if that library doesn't support its size or exponent. The numbers are
-    /// read from aws-lc, which has the only copy.
+    /// read from aws-lc, which keeps them.
     pub(super) fn crt(&self) -> Option<CrtKey> {
         let size = ModulusSize::of(self.public.bits)?;
         pem::with_crt_numbers(self.pair.as_der().ok()?.as_ref(), |numbers| CrtKey::new(size, numbers))?

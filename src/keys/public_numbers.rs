@@ -15,7 +15,8 @@ impl PublicNumbers {
     }
 
     /// Whether this key's private half made the signature, of any message: the decrypted signature begins with PKCS#1 padding (RFC
-    /// 8017, section 9.2). Another key's signature doesn't, except by a negligible chance.
+    /// 8017, section 9.2). Another key's signature doesn't, except by a negligible chance. `false` for numbers
+    /// that would take long: a modulus above `MAX_CHECKED_BITS`, or an exponent above eight octets.
     pub(crate) fn is_signer_of(&self, signature: &[u8]) -> bool {
         /// Bounds the time, which grows with the cube of the length of an untrusted number.
         const MAX_CHECKED_BITS: usize = 16_384;

@@ -1,13 +1,13 @@
 //! Rejects a reload that verifiers couldn't follow.
 //!
 //! - A key must not sign before verifiers know it.
-//! - A key that left the JWKS must not come back.
+//! - A key that was retired or has expired must not be published again. One whose entry was removed counts as new.
 //! - A key id must not change to another key.
 //! - A published key must not change its algorithm.
 //! - `publish_lead` must not become shorter than a cache may keep an earlier JWKS.
 //! - A keyset that signs must go on signing, unless its signing key is retired.
 //!
-//! `emergency = true` allows the first, the second for a key that wasn't retired, and the last if its key signs next.
+//! `emergency = true` allows the first, the second for an expired key, and the last if its key signs next.
 //!
 //! These rules apply per profile and key id over all keysets, since a verifier trusts an issuer and not the name of a
 //! directory. [`PublicationHistory`] holds what this process has published since its start. After a restart the files
@@ -273,7 +273,7 @@ impl PublicationHistory {
                     // The earliest time counts: a later edit of the dates doesn't undo the expiry.
                     (None, Some(at), KeyFate::Gone(since)) if at <= now => KeyFate::Gone(since.min(at)),
                     (None, Some(at), _) if at <= now => KeyFate::Gone(at),
-                    // A schedule that isn't in force yet may publish the key again.
+                    // The clock was set back to before the expiry, so the key may be published again.
                     (None, _, fate) => fate,
                 };
             }
@@ -292,7 +292,8 @@ impl PublicationHistory {
     }
 }
 
-/// Returns a problem for each of `keysets` without a signing key at `now` if one of `in_force` signs in its place.
+/// Returns a problem for each of `keysets` without a signing key at `now` if a keyset of `in_force` that it continues signs.
+/// There is no problem if that signing key was retired, or if the next key has `emergency = true`.
 fn signing_losses(
     in_force: &[PublishedKeyset<'_>],
     keysets: &[PublishedKeyset<'_>],

@@ -26,7 +26,7 @@ pub struct Keyset {
     pub(crate) algorithm: Algorithm,
     /// In order of `sign_from`. Empty if all keys are gone.
     pub(crate) keys: Vec<KeysetKey>,
-    /// The keys that neither sign nor are published any more, retired ones included. They are not opened.
+    /// The listed keys that neither sign nor are published: expired or retired. They are not opened.
     pub(crate) gone: Vec<KeyValidity>,
     pub(crate) rules: RotationRules,
     pub(crate) used_by: Vec<ProfileName>,
@@ -72,7 +72,7 @@ impl Keyset {
         self.keys.iter().filter(move |key| key.validity.state(now) != KeyState::Gone)
     }
 
-    /// The next time after `now` at which the published keys or certificates change.
+    /// The next time after `now` at which the signing key, the published keys or their certificates may change.
     pub(crate) fn next_change(&self, now: UnixTime) -> UnixTime {
         let keys = self.keys.iter().filter_map(|key| key.validity.next_change(now));
         let configured =

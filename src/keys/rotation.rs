@@ -10,7 +10,7 @@ use super::timeline::{KeyState, RotationRules};
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 
-/// With at least this lead, planned dates are whole minutes, for people to read.
+/// With at least this lead, the earliest `sign_from` is a whole minute, for people to read.
 const WHOLE_MINUTES_FROM_LEAD: Duration = Duration::from_hours(1);
 
 /// The reasons why a rotation can't be planned.
@@ -33,7 +33,7 @@ pub enum RotationError {
 /// The key that signs after a retirement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Successor {
-    /// The same key as before: the retired key wasn't signing.
+    /// The same key as before: the retired key wasn't signing, or was retired before.
     Same(KeyId),
     /// A key that signed earlier, and that verifiers know.
     Former(KeyId),
@@ -41,7 +41,7 @@ pub enum Successor {
     Pending(KeyId),
     /// No key: none signed before either.
     Nobody,
-    /// No key is left, so a new one must be made.
+    /// No key is left that could sign, so a new one must be made.
     New,
 }
 

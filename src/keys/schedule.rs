@@ -21,7 +21,8 @@ use crate::config::{KeyId, Problem, ValueOrigin};
 /// The file name of the schedule beside the keys.
 pub const SCHEDULE_FILE: &str = "keyset.toml";
 
-/// One `[[key]]` of a schedule: when the key signs. The only key of a keyset may have no dates, and then always signs.
+/// One key's entry in a schedule: when it signs. Without a `keyset.toml`, the only key has an entry without dates and always
+/// signs. In `keyset.toml`, only a retired key may lack `sign_from`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScheduleEntry {
     pub kid: KeyId,
@@ -36,7 +37,7 @@ pub struct ScheduleEntry {
 }
 
 impl ScheduleEntry {
-    /// An entry without dates, for the only key of a keyset.
+    /// An entry without dates, for the only key of a keyset or to be completed.
     pub const fn without_dates(kid: KeyId) -> Self {
         Self { kid, sign_from: None, added: None, emergency: false, retired: None }
     }
@@ -54,11 +55,11 @@ pub struct Schedule {
     pub entries: Vec<ScheduleEntry>,
     /// Likely mistakes that are allowed.
     pub(crate) warnings: Vec<ScheduleWarning>,
-    /// Where the fields of each key's entry are written.
+    /// Where each key's entry is written.
     pub(crate) origins: BTreeMap<KeyId, EntryOrigins>,
 }
 
-/// Where the fields of an entry are written. A field that is missing has the place of the entry.
+/// Where fields of an entry are written. A field that is missing has the place of the entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EntryOrigins {
     pub(crate) kid: ValueOrigin,
@@ -159,7 +160,7 @@ pub fn retirement_marks(document: &str) -> Vec<RetirementMark> {
         .collect()
 }
 
-/// The date of `retired = …`. Without a valid date it is a retirement all the same, as of now.
+/// The date of `retired = …`. Without a valid date it is a retirement all the same, as of now: later dates count as now.
 fn retirement_date(node: &ConfigNode) -> Option<UnixTime> {
     match parse_retirement(node) {
         Ok(None) => None,
@@ -168,8 +169,9 @@ fn retirement_date(node: &ConfigNode) -> Option<UnixTime> {
     }
 }
 
-/// The marks of a text that isn't TOML, for example one with the marks of a merge conflict. A `kid` and a `retired` count
-/// together if both are lines of one `[[key]]`, in this order. Which key signs instead isn't read from such a text.
+/// The marks of a text that isn't TOML, for example one with the marks of a merge conflict. A `retired` line
+/// belongs to the `kid` line before it, unless a line between them begins with `[`. Which key signs instead isn't read from such
+/// a text.
 fn marks_by_line(document: &str) -> Vec<RetirementMark> {
     let mut marks: Vec<RetirementMark> = Vec::new();
     let mut is_in_key = false;

@@ -50,11 +50,10 @@ pub struct KeyValidity {
     /// The key's entry in the schedule. A `retired` in the future is set to the time of the computation: the retirement has happened
     /// all the same.
     pub entry: ScheduleEntry,
-    /// The periods in which it signs, in order. It gets a second one if the key after it was retired.
+    /// The periods in which it signs, in order. It gets another one if it takes over from a retired key.
     pub signing_periods: Vec<SigningPeriod>,
     /// When it leaves the JWKS: [`RotationRules::longest_life`] and [`RotationRules::retire_margin`] after its last signing
-    /// period, or at its retirement if that is earlier.
-    /// `None` while no end is known.
+    /// period, or at its retirement if that is earlier. `None` while no end is known.
     pub(crate) published_until: Option<UnixTime>,
 }
 
@@ -111,7 +110,7 @@ pub struct RotationRules {
     pub publish_lead: Duration,
     /// The longest lifetime of a token that the keys may have signed.
     pub longest_life: Duration,
-    /// A key stays published for this long beyond the last token that it may have signed.
+    /// A key stays published for this long beyond the expiry of the last token that it may have signed, unless it is retired.
     pub retire_margin: Duration,
 }
 

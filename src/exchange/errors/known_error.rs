@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Back-off after a rate limit if Salesforce sends no `Retry-After` and the row sets no other.
-pub(super) const DEFAULT_BACKOFF: Duration = Duration::from_mins(1);
+/// Backoff after a rate limit if Salesforce sends no `Retry-After` and the row sets no other.
+pub(super) const DEFAULT_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// Whether retrying can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,11 +12,11 @@ pub enum ErrorClass {
     Permanent,
     /// Retrying soon can help.
     Transient,
-    /// A rate limit of Salesforce is reached; retrying helps after a back-off.
+    /// A rate limit of Salesforce is reached; retrying helps after a backoff.
     Limited,
 }
 
-/// The diagnosis of an error response: cause, fix, and when to retry.
+/// The diagnosis of an error response or an unverified session: cause, fix, and when to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     /// Stable identifier. Replicas exchange it through the shared cache.
@@ -51,7 +51,7 @@ pub(super) const fn known_error(
         error,
         description,
         is_guess: false,
-        diagnosis: Diagnosis { id, class, backoff: DEFAULT_BACKOFF, cause, fix },
+        diagnosis: Diagnosis { id, class, backoff: DEFAULT_RETRY_AFTER, cause, fix },
     }
 }
 

@@ -1,4 +1,4 @@
-//! The known error responses of Salesforce: a row for each, with its cause and fix.
+//! The known error responses of Salesforce, as rows with cause and fix. One error can have several rows.
 //!
 //! The first matching row counts, so the order matters. Sentences come first. Error codes come next, because one code has
 //! several causes. Guesses by a single word come last.
@@ -9,9 +9,9 @@
 use std::time::Duration;
 
 use super::known_error::ErrorClass::{Limited, Permanent, Transient};
-use super::known_error::{DEFAULT_BACKOFF, Diagnosis, KnownError, known_error};
+use super::known_error::{DEFAULT_RETRY_AFTER, Diagnosis, KnownError, known_error};
 
-/// Back-off after Salesforce's login limit. Salesforce says to wait an hour; a shorter back-off notices soon when logins
+/// Backoff after Salesforce's login limit. Salesforce says to wait an hour; a shorter backoff notices soon when logins
 /// succeed again.
 const LOGIN_LIMIT_BACKOFF: Duration = Duration::from_mins(15);
 
@@ -355,7 +355,7 @@ pub(super) static MESSAGING_ERRORS: &[KnownError] = &[
 pub(super) static UNKNOWN_OAUTH_ERROR: Diagnosis = Diagnosis {
     id: "unknown-at-token-endpoint",
     class: Permanent,
-    backoff: DEFAULT_BACKOFF,
+    backoff: DEFAULT_RETRY_AFTER,
     cause: "Salesforce refused the assertion for a reason that tokenmint does not know",
     fix: "see the user's Login History in Setup",
 };
@@ -363,27 +363,27 @@ pub(super) static UNKNOWN_OAUTH_ERROR: Diagnosis = Diagnosis {
 pub(super) static UNKNOWN_MESSAGING_ERROR: Diagnosis = Diagnosis {
     id: "unknown-in-messaging",
     class: Permanent,
-    backoff: DEFAULT_BACKOFF,
+    backoff: DEFAULT_RETRY_AFTER,
     cause: "Salesforce refused the identity token",
     fix: "check keyset, issuer and key id in Setup > Enhanced Chat User Verification, and that Salesforce can reach \
           the JWKS",
 };
 
-/// Salesforce answered 200, but with an anonymous session.
+/// Salesforce answered with success, but with an anonymous session.
 pub(crate) static UNVERIFIED_SESSION: Diagnosis = Diagnosis {
     id: "unverified",
     class: Permanent,
-    backoff: DEFAULT_BACKOFF,
+    backoff: DEFAULT_RETRY_AFTER,
     cause: "Salesforce took the request but did not verify the user: the session is anonymous",
     fix: "Salesforce must reach the keyset's JWKS without login or redirect; issuer and key id must be the same byte for \
           byte; the channel's User Verification must be Active and use this keyset",
 };
 
-/// Salesforce answered 200, but with a session that it verified as another user's.
+/// Salesforce answered with success, but with a session that it verified as another user's.
 pub(crate) static SESSION_OF_ANOTHER_USER: Diagnosis = Diagnosis {
     id: "another-user",
     class: Permanent,
-    backoff: DEFAULT_BACKOFF,
+    backoff: DEFAULT_RETRY_AFTER,
     cause: "Salesforce verified the session as another user's",
     fix: "nobody is handed that session; if the two names differ in upper and lower case alone, give `sub` as Salesforce \
           knows it; otherwise show Salesforce's support the request's time and org id",
@@ -392,7 +392,7 @@ pub(crate) static SESSION_OF_ANOTHER_USER: Diagnosis = Diagnosis {
 pub(super) static SERVER_ERROR: Diagnosis = Diagnosis {
     id: "trouble",
     class: Transient,
-    backoff: DEFAULT_BACKOFF,
+    backoff: DEFAULT_RETRY_AFTER,
     cause: "Salesforce answered with a server error",
     fix: "wait; see status.salesforce.com",
 };
@@ -400,7 +400,7 @@ pub(super) static SERVER_ERROR: Diagnosis = Diagnosis {
 pub(super) static RATE_LIMIT: Diagnosis = Diagnosis {
     id: "limit",
     class: Limited,
-    backoff: DEFAULT_BACKOFF,
+    backoff: DEFAULT_RETRY_AFTER,
     cause: "Salesforce's rate limit is reached",
     fix: "wait",
 };

@@ -1,6 +1,5 @@
 //! Encryption of the shared cache's entries. Read access to the store reveals no token and no subject. Write access can't
-//! forge an entry. One key, derived by HKDF from the configured secret, encrypts all entries; this isn't
-//! envelope encryption.
+//! forge an entry. One key, derived by HKDF from the configured key, encrypts all entries; this isn't envelope encryption.
 //!
 //! Each entry is a format byte, a random 96-bit nonce, the AES-256-GCM ciphertext (NIST SP 800-38D) and its tag. Its
 //! kind and, except for announcements, its cache key are authenticated as associated data. So a token or failure is valid

@@ -66,9 +66,9 @@ pub(crate) struct SharedCache {
 
 /// Result of [`SharedCache::fetch_or_lock`].
 pub(crate) enum LockResult {
-    /// Another replica's token.
+    /// A valid token from the store, usually another replica's.
     Token(AccessToken),
-    /// Another replica's failure, which still applies.
+    /// A failure from the store that still applies, usually another replica's.
     Failure(SharedFailure),
     /// This replica must exchange. `None`: without a lock, because the store is unavailable or no randomness is
     /// available. After a failed command, the lock may or may not be held.
@@ -114,9 +114,9 @@ impl SharedCache {
         }
     }
 
-    /// Gets another replica's token or failure for `key`, or the lock to exchange. Polls until `deadline` while another
-    /// replica holds the lock. A token must not have been rejected, and must expire later than `held` unless `replaced`
-    /// is set. A failure must pass `still_applies`.
+    /// Gets a valid token or failure for `key` from the store, usually another replica's, or the lock to exchange. Polls
+    /// until `deadline` while another replica holds the lock. A token must not have been rejected, and must expire later
+    /// than `held` unless `replaced` is set. A failure must pass `still_applies`.
     pub(crate) async fn fetch_or_lock(
         &self,
         key: &CacheKey,
@@ -270,8 +270,8 @@ impl SharedCache {
         }
     }
 
-    /// Stores the result and releases the lock. If that fails with a lock, retries in the background while other replicas may
-    /// wait for it, at most [`LOCK_TTL`].
+    /// Stores the result and releases the lock. If this replica held the lock and the store failed, retries in the background
+    /// every [`SYNC_INTERVAL`], for about [`LOCK_TTL`]: other replicas may wait for the result that long.
     async fn release(self: &Arc<Self>, key: &CacheKey, lock: Option<LockOwner>, result: ExchangeResult) {
         let keys = self.store_keys(key);
         let owner = lock.map(|LockOwner(owner)| owner);

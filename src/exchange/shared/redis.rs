@@ -1,4 +1,4 @@
-//! Redis or Valkey as the shared store, with a circuit breaker.
+//! Redis or Valkey as the shared store, with a circuit breaker of its own. Salesforce's is in `exchange::circuit_breaker`.
 //!
 //! After one error or timeout, Redis is marked unavailable and requests skip it until a background health check
 //! succeeds. A request waits for an unresponsive Redis at most once, up to the configured timeout.

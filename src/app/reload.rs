@@ -353,10 +353,12 @@ pub(super) fn activate_snapshot(
 /// The label values that metrics of `snapshot` can have: callers, profiles, grants, keysets and keys.
 fn label_values(snapshot: &ConfigSnapshot) -> LabelValues {
     let ConfigSnapshot { callers, ring, profiles, .. } = snapshot;
+    let grants = callers.granted_profiles();
+    let granted = grants.iter().map(|(_, profile)| profile.clone());
     LabelValues {
         callers: callers.names().into_iter().map(ToString::to_string).collect(),
-        profiles: profiles.names().map(ToString::to_string).collect(),
-        grants: callers.granted_profiles(),
+        profiles: profiles.names().map(ToString::to_string).chain(granted).collect(),
+        grants,
         keysets: ring.keysets.keys().map(Name::as_str).chain([ALL_KEYSETS]).map(str::to_owned).collect(),
         keys: ring.keys().map(|(keyset, key)| (keyset.name.to_string(), key.kid.to_string())).collect(),
     }

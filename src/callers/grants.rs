@@ -39,6 +39,10 @@ pub enum BundleEntryGrant {
 }
 
 impl BundleGrant {
+    pub(super) const fn name(&self) -> &ProfileName {
+        &self.name
+    }
+
     /// Returns the bundle's entries.
     ///
     /// # Errors

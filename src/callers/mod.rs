@@ -94,13 +94,14 @@ impl Callers {
         self.callers.iter().map(|caller| &caller.name).collect()
     }
 
-    /// Returns the pairs of caller and profile that are granted, audit-only grants included, as labels of metrics.
+    /// Returns the pairs of caller and profile or bundle that are granted, audit-only grants included, as labels of metrics.
     pub(crate) fn granted_profiles(&self) -> BTreeSet<(String, String)> {
         let granted = self.callers.iter().flat_map(|caller| {
             let identity = caller.identity.all().map(|grant| &grant.profile.name);
             let oauth = caller.oauth.all().map(|grant| &grant.profile.name);
             let hs256 = caller.hs256.values().flat_map(Grants::all).map(|grant| &grant.profile.name);
-            let profiles = identity.chain(oauth).chain(hs256);
+            let bundles = caller.bundles.all().map(BundleGrant::name);
+            let profiles = identity.chain(oauth).chain(hs256).chain(bundles);
             profiles.map(|profile| (caller.name.to_string(), profile.to_string()))
         });
         granted.collect()

@@ -604,9 +604,11 @@ issuer = "acme"
 scrt_url = "http://127.0.0.1:9"
 org_id = "00D000000000001"
 es_developer_name = "Web_Channel"
+[bundles.bygone]
+token = "identity.bygone"
 [callers.bygone]
 api_key_sha256 = ["HASH"]
-allow = ["identity.bygone"]
+allow = ["identity.bygone", "bundles.bygone"]
 policy = "audit"
 subjects_per_minute = 2
 "#;
@@ -628,6 +630,7 @@ subjects_per_minute = 2
     for _ in 0..3 {
         ask("bygone", "user-1").await;
         ask("web", "user-1").await;
+        service.post("/bundle", "bygone", &json!({"bundle": "bygone", "sub": "user-1"})).await;
     }
     for user in ["user-2", "user-3", "user-4"] {
         ask("bygone", user).await;
@@ -645,6 +648,7 @@ subjects_per_minute = 2
     for family in [
         "tokens_minted_total{",
         "remints_refused_total{",
+        "profile=\"bundles.bygone\"",
         "subjects_refused_total{",
         "would_refuse_total{",
         "jwks_fetches_total{",

@@ -479,7 +479,7 @@ mod tests {
         assert!(lost[0].contains("put `a` back with sign_from = 1969-12-31T22:36:40Z"), "{lost:?}");
         assert_eq!(refused(&[entry("a", 4000), b.clone()]).len(), 1, "a wrong date");
         assert_eq!(refused(&[]).len(), 1);
-        let retired = ScheduleEntry { retired: Some(at(0)), ..a.clone() };
+        let retired = ScheduleEntry { retired: Some(at(0)), ..a };
         assert!(refused(&[retired.clone(), b.clone()]).is_empty());
         assert!(refused(&[retired]).is_empty());
         let knowingly = ScheduleEntry { emergency: true, ..entry("c", 10) };

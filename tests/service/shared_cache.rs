@@ -462,7 +462,7 @@ async fn reports_at_all_replicas_use_at_most_half_of_the_shared_budget() {
         replicas.clock.advance(Duration::from_secs(31));
     }
     assert_eq!(replicas.fake.asked(), 4);
-    replicas.clock.advance(Duration::from_secs(3300));
+    replicas.clock.advance(Duration::from_mins(55));
     replicas.all[0].oauth().await.ok();
     assert_eq!(replicas.fake.asked(), 5, "the other half is for renewals");
 }

@@ -102,6 +102,10 @@ impl SalesforceMetadataCommand {
     }
 
     fn write(&self, sets: &[ExpectedKeyset], folder: &Path) -> Result<Vec<PathBuf>, CliError> {
+        // A folder that can't be read is new, or has broken files: the command overwrites its own, and names the others below.
+        let before = RetrievedProject::read_keys(folder)
+            .map(|project| project.uploaded_keys(sets))
+            .unwrap_or_default();
         let mut written = Vec::new();
         for component in metadata::build_project(sets, self.configuration_name.as_deref()) {
             written.extend(write_component(folder, component)?);
@@ -114,11 +118,11 @@ impl SalesforceMetadataCommand {
                 folder.join(file).display()
             ));
         }
-        for component in project.deactivate_stale_keys(sets) {
+        for component in project.deactivate_stale_keys(sets, &before) {
             let path = write_component(folder, component)?;
             if let Some(path) = &path {
                 print_stderr(&format!(
-                    "{}: this key isn't published any more, and is written as inactive",
+                    "{}: no keyset uploads this key any more, so it is written as inactive",
                     path.display()
                 ));
             }

@@ -314,11 +314,14 @@ impl<'a> Loader<'a> {
                 ));
             }
         }
-        // Without this check, an emptied file to which a retirement was appended would remove every other key.
-        let unlisted = contents.keys.keys().find(|kid| schedule.entry(kid).is_none());
+        // Without this check, an emptied file to which a retirement was appended would remove the other published keys in a
+        // reload. A start has nothing to lose, and must work after a `keys retire` that was killed between its two writes.
+        let is_published =
+            |kid: &&KeyId| self.previous.is_some_and(|previous| previous.history.contains_kid(kid));
+        let unlisted = contents.keys.keys().filter(is_published).find(|kid| schedule.entry(kid).is_none());
         if let Some(kid) = unlisted.filter(|_| schedule.entries.iter().all(|entry| entry.retired.is_some())) {
             let message = format!(
-                "lists retired keys only, but {kid}.key is beside it: list `{kid}` too, with `sign_from`, or move its files away"
+                "lists retired keys only, but the service publishes `{kid}`: list `{kid}` too, with `sign_from`, or move its files away"
             );
             self.problems.push(Problem::new(field, directory.join(SCHEDULE_FILE).display(), message));
         }

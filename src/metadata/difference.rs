@@ -155,11 +155,21 @@ impl RetrievedProject {
             .filter(move |(name, key)| key.component.is_active && !foreign.contains(name.as_str()))
     }
 
-    /// Returns the active key files of an earlier run that `sets` don't upload any more, rewritten as inactive. Keys that another
-    /// set of the project refers to stay, because several configurations may write to one project.
-    pub(crate) fn deactivate_stale_keys(self, sets: &[ExpectedKeyset]) -> Vec<Component> {
+    /// Returns the names of the keys that the project's sets of the names in `sets` refer to.
+    pub(crate) fn uploaded_keys(&self, sets: &[ExpectedKeyset]) -> BTreeSet<String> {
+        let ours = self.sets.iter().filter(|(name, _)| sets.iter().any(|set| set.name == **name));
+        ours.flat_map(|(_, set)| &set.component.keys).map(|key| key.public_key_certificate.clone()).collect()
+    }
+
+    /// Returns the active keys of `earlier` that `sets` don't upload any more, rewritten as inactive. Other keys stay, and so do
+    /// keys that another set of the project refers to, because several configurations may write to one project.
+    pub(crate) fn deactivate_stale_keys(
+        self,
+        sets: &[ExpectedKeyset],
+        earlier: &BTreeSet<String>,
+    ) -> Vec<Component> {
         let uploaded = || sets.iter().filter(|set| set.endpoint.is_none()).flat_map(|set| &set.keys);
-        let is_stale = |name: &str| !uploaded().any(|key| key.name == name);
+        let is_stale = |name: &str| earlier.contains(name) && !uploaded().any(|key| key.name == name);
         let stale: BTreeSet<String> = self
             .own_active_keys(|name| sets.iter().any(|set| set.name == name))
             .filter(|(name, key)| key.component.is_own() && is_stale(name))

@@ -466,8 +466,9 @@ async fn a_key_is_retired_whatever_is_in_its_schedule() {
             assert!(!is_published(&service, "WebAppKey2").await, "{what}");
             // The reload of the files, which `check --running` awaits, removes no other key.
             let checked = workspace.run(&["check", "--running"]);
-            assert_eq!(checked.code(), 64, "{what}: {}", checked.stderr);
             let is_empty = matches!(what, "empty" | "no file");
+            // An emptied file with the entry of the retirement is valid in itself; the service refuses it.
+            assert_eq!(checked.code(), if is_empty { 1 } else { 64 }, "{what}: {}", checked.stderr);
             service.logged(if is_empty { "lists retired keys only" } else { "web/keyset.toml" }).await;
             assert_eq!(kid(&service).await, "WebAppKey1", "{what}");
             assert!(is_published(&service, "WebAppKey3").await, "{what}");

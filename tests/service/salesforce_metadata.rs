@@ -363,10 +363,12 @@ fn a_file_with_another_root_element_or_two_is_rejected() {
 fn a_second_export_deactivates_the_keys_that_are_gone_and_no_others() {
     let workspace = Given::configured(&[]).workspace;
     write(&workspace, &["--upload"]);
-    // Another team's key, and a key of another configuration in the same project, with its set.
+    // Another team's key, and keys of other configurations in the same project, one with its set.
     let theirs = read(&workspace, KEY).replace("Made by tokenmint from its configuration", "Made by hand");
     workspace.write(&format!("project/{}", KEY.replace("Key1.", "Hand.")), &theirs);
-    workspace.write(&format!("project/{}", KEY.replace("Key1.", "Shop.")), &read(&workspace, KEY));
+    for other in ["Other.", "Shop."] {
+        workspace.write(&format!("project/{}", KEY.replace("Key1.", other)), &read(&workspace, KEY));
+    }
     let shop =
         read(&workspace, SET).replace(">Key1<", ">Shop<").replace("https://acme.example", "shop.example");
     workspace.write(&format!("project/{}", SET.replace("web.", "shop.")), &shop);
@@ -378,7 +380,7 @@ fn a_second_export_deactivates_the_keys_that_are_gone_and_no_others() {
     let written = write(&workspace, &["--upload"]);
     assert!(written.contains(&KEY.to_owned()), "{written:?}");
     assert_eq!(element(&workspace, KEY).get("isActive"), "false");
-    for kept in ["Key2.", "Hand.", "Shop."] {
+    for kept in ["Key2.", "Hand.", "Other.", "Shop."] {
         assert_eq!(element(&workspace, &KEY.replace("Key1.", kept)).get("isActive"), "true", "{kept}");
     }
     let warned = workspace.run(&["salesforce-metadata", "--upload", "--out", "project"]);
@@ -387,10 +389,10 @@ fn a_second_export_deactivates_the_keys_that_are_gone_and_no_others() {
         "{}",
         warned.stderr
     );
-    // The key made by hand is in no keyset, is active, and isn't published.
+    // These keys are in no keyset, active, and not published.
     let (_, differences) = compare(&workspace, &["--upload"]);
     let files: Vec<&str> = differences.iter().map(|found| found["file"].as_str().expect("a file")).collect();
-    assert_eq!(files, [KEY.replace("Key1.", "Hand.")], "{differences:#?}");
+    assert_eq!(files, ["Hand.", "Other."].map(|name| KEY.replace("Key1.", name)), "{differences:#?}");
 }
 
 #[test]

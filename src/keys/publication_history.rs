@@ -222,11 +222,29 @@ impl PublicationHistory {
         let safe_from = since.plus(keyset.publish_lead);
         (first < safe_from).then(|| {
             let when = if first <= now { "at once".to_owned() } else { format!("from {first}") };
-            let message = format!(
-                "`{kid}` is new and would sign {when}, before verifiers know it. In {SCHEDULE_FILE} give it added = {now} and \
-                 sign_from = {} or later, or, knowingly, `emergency = true`; `tokenmint keys rotate` writes such an entry",
-                now.plus(keyset.publish_lead).max(safe_from)
-            );
+            // A later date helps only if another key of the keyset would sign until then. Otherwise the profile moved to this
+            // keyset, or the keyset has no directory, or its keys were all replaced.
+            let could_sign = |other: &PublishedKey<'_>| {
+                let entry = &other.validity.entry;
+                entry.kid != *kid
+                    && entry.retired.is_none()
+                    && other.validity.signs_from().is_some_and(|from| from <= now)
+            };
+            let has_other = keyset.keys.iter().any(could_sign);
+            let advice = if has_other {
+                format!(
+                    "In {SCHEDULE_FILE} give it added = {now} and sign_from = {} or later, or, knowingly, `emergency = true`; \
+                     `tokenmint keys rotate` writes such an entry",
+                    now.plus(keyset.publish_lead).max(safe_from)
+                )
+            } else {
+                format!(
+                    "No other key of the keyset signs meanwhile, so a date doesn't help. Put the previous keyset or key back and \
+                     rotate there, or set `emergency = true` in {SCHEDULE_FILE}, or restart the service: tokens fail until verifiers \
+                     have fetched the key"
+                )
+            };
+            let message = format!("`{kid}` is new and would sign {when}, before verifiers know it. {advice}");
             (SCHEDULE_FILE, message)
         })
     }

@@ -160,9 +160,16 @@ const RELOAD: &[(&str, Change, Change)] = &[
         let text = configuration();
         workspace.configure(text.split_once("[callers.web]").expect("there").0);
     }),
-    ("is new and would sign …, before verifiers know it", unchanged, |workspace| {
-        second_key(workspace);
-        schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 60, "")]);
+    (
+        "is new and would sign …, before verifiers know it. In keyset.toml give it added",
+        unchanged,
+        |workspace| {
+            second_key(workspace);
+            schedule(workspace, &[("WebAppKey1", 0, ""), ("WebAppKey2", now() - 60, "")]);
+        },
+    ),
+    ("No other key of the keyset signs meanwhile, so a date doesn't help", unchanged, |workspace| {
+        replace(workspace, "[identity.web]\nkeyset = \"web\"", "[identity.web]\nkeyset = \"crm\"");
     }),
     ("no key would sign until …, but … signs now", unchanged, |workspace| {
         schedule(workspace, &[("WebAppKey1", now() + DAY, "")]);

@@ -311,7 +311,8 @@ impl PublicationHistory {
 }
 
 /// Returns a problem for each of `keysets` without a signing key at `now` if a keyset of `in_force` that it continues signs.
-/// There is no problem if that signing key was retired, or if the next key has `emergency = true`.
+/// There is no problem if that signing key was retired, if the next key has `emergency = true`, or if no profile uses the
+/// keyset.
 fn signing_losses(
     in_force: &[PublishedKeyset<'_>],
     keysets: &[PublishedKeyset<'_>],
@@ -322,7 +323,8 @@ fn signing_losses(
         gone.any(|validity| validity.entry.kid == *kid && validity.entry.retired.is_some())
     };
     let mut problems = Vec::new();
-    for keyset in keysets.iter().filter(|keyset| keyset.signing_key(now).is_none()) {
+    let used = keysets.iter().filter(|keyset| !keyset.used_by.is_empty());
+    for keyset in used.filter(|keyset| keyset.signing_key(now).is_none()) {
         let signing = in_force
             .iter()
             .filter(|before| keyset.continues(before))
@@ -506,6 +508,15 @@ mod tests {
             problems(std::slice::from_ref(&b), std::slice::from_ref(&b), 0).is_empty(),
             "none signs before"
         );
+        with_keyset(&both, 0, |before| {
+            with_keyset(std::slice::from_ref(&b), 0, |after| {
+                let PublishedKeyset { name, algorithm, publish_lead, .. } = after[0];
+                let keys = Vec::new();
+                let unused =
+                    [PublishedKeyset { name, used_by: &[], algorithm, publish_lead, keys, gone: Vec::new() }];
+                assert!(signing_losses(before, &unused, at(0)).is_empty(), "no profile uses it");
+            });
+        });
     }
 
     #[test]

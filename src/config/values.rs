@@ -33,11 +33,8 @@ pub(crate) fn paste_artifact(name: &str, text: &str) -> Option<String> {
     Some(message.to_owned())
 }
 
-/// Settings whose value may be any text, so that capitals and `=` at its beginning can be meant.
-const ANY_TEXT: &[&str] = &["passphrase", "password", "subjects"];
-
-/// Whether the text is `export NAME=value`, or `NAME=value` with the setting's name or a name in capitals. Base64 has `=` only at
-/// its end.
+/// Whether the text is `export NAME=value`, or `NAME=value` with the setting's name or a name in capitals with `_`. Other names
+/// can be part of a value, for example in the issuer `CN=Acme`. Base64 has `=` only at its end.
 fn starts_with_assignment(name: &str, text: &str) -> bool {
     // These variables hold assignments.
     let holds_assignments = name.starts_with("OTEL_") || name == "RUST_LOG";
@@ -46,9 +43,7 @@ fn starts_with_assignment(name: &str, text: &str) -> bool {
     }
     text.split_once('=').is_some_and(|(left, value)| {
         let variable = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
-        let is_variable = left.starts_with(|first: char| first.is_ascii_uppercase())
-            && left.bytes().all(variable)
-            && (left.contains('_') || !ANY_TEXT.contains(&name));
+        let is_variable = left.contains('_') && left.bytes().all(variable);
         value.bytes().any(|b| b != b'=')
             && (is_variable && !holds_assignments || left.eq_ignore_ascii_case(name))
     })

@@ -71,7 +71,12 @@ const BAD: [(&str, &str, &str, &str); 77] = [
         "server.ops",
         "one address covers the other",
     ),
-    ("issuer = \"intercom.com", "issuer = \"FOO=intercom.com", "identity.web.issuer", "begins with a name"),
+    (
+        "issuer = \"intercom.com",
+        "issuer = \"SF_ISSUER=intercom.com",
+        "identity.web.issuer",
+        "begins with a name",
+    ),
     (
         "[server]\n",
         "[server]\ntls.certificate_file = \"tls.crt\"\n",

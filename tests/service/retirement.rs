@@ -476,6 +476,17 @@ async fn a_key_is_retired_whatever_is_in_its_schedule() {
     }
 }
 
+#[tokio::test]
+async fn the_document_of_an_incomplete_retirement_says_what_is_left_to_do() {
+    let (workspace, _service) = serving().await;
+    fs::write(workspace.path("keys/web/keyset.toml"), "").expect("written");
+    let ran = workspace.run(&["keys", "retire", "WebAppKey2", "--now", "--json"]);
+    assert_eq!(ran.code(), 64, "{}", ran.stderr);
+    let document: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(document["ok"], false, "{document}");
+    assert!(document["problems"][0].as_str().is_some_and(|told| told.contains("keyset.toml")), "{document}");
+}
+
 /// The file is fixed, and the same command completes the retirement: the next key is promoted.
 #[tokio::test]
 async fn a_second_run_completes_the_retirement_of_a_fixed_schedule() {

@@ -495,6 +495,7 @@ async fn retiring_the_only_key_makes_another_and_says_how_many_tokens_it_hits() 
     }
     let done = workspace.run(&["keys", "retire", "WebAppKey1", "--now", "--json"]).json();
     assert_eq!((&done["live_tokens"], &done["signs_now"]), (&json!(3), &json!("WebAppKey2")), "{done}");
+    assert_eq!((&done["ok"], &done["problems"]), (&json!(true), &json!([])), "{done}");
     service.logged("was removed while its tokens may still be valid").await;
     // The leaked key is dropped first, so there may be a moment without any key.
     let asked = async || service.post("/identity-token", &another_user()).await;

@@ -49,6 +49,9 @@ pub(in crate::cli) struct RetireKeyCommand {
 
 #[derive(Serialize)]
 struct RetireOutput<'a> {
+    /// Whether the command ends with 0. The key is retired in any case.
+    ok: bool,
+    problems: Vec<String>,
     keyset: Option<&'a str>,
     kid: &'a KeyId,
     signs_now: Option<&'a KeyId>,
@@ -145,7 +148,12 @@ impl RetireKeyCommand {
             _ if was_used == Some(true) => "The running service has dropped it",
             _ => "The running service doesn't use it",
         };
-        self.report(&folders, &written, in_service, matches!(confirmed, Ok(true)), key_metrics.as_ref());
+        let is_confirmed = matches!(confirmed, Ok(true));
+        let unread = written.iter().filter_map(|written| written.successor.as_ref().err());
+        let unconfirmed = confirmed.as_ref().err();
+        let problems = unread.chain(unconfirmed).map(CliError::summary);
+        let problems: Vec<String> = failures.iter().cloned().chain(problems).collect();
+        self.report(&folders, &written, problems, in_service, is_confirmed, key_metrics.as_ref());
         if matches!(confirmed, Ok(false)) {
             for address in AdminClient::addresses_where(context, |status| is_used(status, &self.kid)) {
                 print_stderr(&format!(
@@ -224,6 +232,7 @@ impl RetireKeyCommand {
         &self,
         folders: &[KeyFolder],
         written: &[RetirementResult],
+        problems: Vec<String>,
         in_service: &str,
         is_confirmed: bool,
         key_metrics: Option<&KeyMetrics>,
@@ -253,6 +262,8 @@ impl RetireKeyCommand {
                 files: written.made.as_ref(),
             });
             print_json(&RetireOutput {
+                ok: problems.is_empty(),
+                problems,
                 keyset: folder.name(),
                 kid,
                 signs_now: done.signing_kid(),

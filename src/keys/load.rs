@@ -254,6 +254,9 @@ impl<'a> Loader<'a> {
                     keyset.name
                 )
             }
+            ErrorKind::NotADirectory => {
+                "must be a directory, and is a file: set `key_file` and `kid` for one key".to_owned()
+            }
             _ => format!("can't be listed: {error}"),
         });
         let contents = self.ok_or_record(field, source, contents)?;

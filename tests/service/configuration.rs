@@ -435,19 +435,19 @@ fn a_mistaken_source_of_a_key_is_one_problem_that_says_what_to_do() {
     for (settings, field, expected) in [
         (
             format!("kid = \"K\"\nkey_file = \"\"\"{pem}\"\"\"\n"),
-            "key_file",
+            ".key_file",
             "holds PEM text instead of a path",
         ),
         (
             "kid = \"K\"\nkey = \"keys/web/WebAppKey1.key\"\n".to_owned(),
-            "key",
+            ".key",
             "holds the path of a file instead of PEM text: set `key_file`",
         ),
-        ("directory = \"keys/web/WebAppKey1.key\"\n".to_owned(), "directory", "must be a directory"),
-        ("directory = \"~/keys\"\n".to_owned(), "directory", "doesn't expand"),
-        ("directory = \"$HOME/keys\"\n".to_owned(), "directory", "doesn't expand"),
-        (format!("{encrypted}passphrase_file = \"empty.pass\"\n"), "passphrase_file", "is empty"),
-        (format!("{encrypted}passphrase_file = \"bom.pass\"\n"), "passphrase_file", "byte order mark"),
+        ("directory = \"keys/web/WebAppKey1.key\"\n".to_owned(), "", "must be a directory"),
+        ("directory = \"~/keys\"\n".to_owned(), ".directory", "doesn't expand"),
+        ("directory = \"$HOME/keys\"\n".to_owned(), ".directory", "doesn't expand"),
+        (format!("{encrypted}passphrase_file = \"empty.pass\"\n"), ".passphrase_file", "is empty"),
+        (format!("{encrypted}passphrase_file = \"bom.pass\"\n"), ".passphrase_file", "byte order mark"),
     ] {
         workspace.configure(&configuration().replacen("directory = \"keys/web\"\n", &settings, 1));
         let ran = workspace.run(&["check"]);
@@ -456,7 +456,7 @@ fn a_mistaken_source_of_a_key_is_one_problem_that_says_what_to_do() {
         assert!(ran.stderr.contains("bad configuration: 1 problem\n"), "{}", ran.stderr);
         let [problem] = problems.as_slice() else { panic!("{expected}: {problems:#?}") };
         assert!(
-            problem.starts_with(&format!("keysets.web.{field} (")) && problem.contains(expected),
+            problem.starts_with(&format!("keysets.web{field} (")) && problem.contains(expected),
             "{problem}"
         );
         assert!(!ran.stderr.contains("MII"), "{}", ran.stderr);

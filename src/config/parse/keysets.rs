@@ -41,12 +41,6 @@ pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetC
     if !section.has("directory") && !section.has("kid") {
         section.problem("kid", "is missing: the key id that Salesforce Setup knows this key by");
     }
-    if let Some(path) = directory.as_ref().filter(|path| path.as_path().is_file()) {
-        let message =
-            format!("must be a directory, and {path} is a file: set `key_file` and `kid` for one key");
-        section.problem("directory", message);
-        return None;
-    }
     // Without its passphrase, the key would be reported as well.
     if passphrase.is_none() && (section.has("passphrase") || section.has("passphrase_file")) {
         return None;

@@ -201,9 +201,10 @@ image:
 	tests/image
 
 # The tables of the doctor's checks and of Salesforce's answers; the configuration keys, commands and metrics.
-## Write the generated parts of docs/troubleshooting.md and docs/reference.
+## Write the generated parts of docs/troubleshooting.md and docs/reference, and build the site.
 docs:
 	UPDATE_DOCS=1 $(CARGO) test --locked --test service -- troubleshooting:: reference::pages::
+	$(MAKE) site
 
 # Reads docs/, and the files that its pages link to. site/mkdocs.yml has the navigation. With `--quiet`, `--strict` would find nothing.
 ## Build the documentation site into target/site; a dead link is an error.

@@ -438,7 +438,7 @@ impl<'a> Section<'a> {
 }
 
 /// Removes the quotes of the examples in a message about a value from the environment, where quotes would be part of the value.
-/// Those inside a list stay.
+/// The quotes of the items of a list stay.
 fn adapt_example(node: &ConfigNode, message: String) -> String {
     match node.value {
         ConfigValue::Untyped(_) if !message.contains("[\"") => message.replace('"', ""),

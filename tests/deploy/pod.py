@@ -170,8 +170,8 @@ def main():
     }
     for update in pod.updates:
         update()
-    patience = time.monotonic() + 10
-    while len(kids(pod, tls)) < 2 and time.monotonic() < patience:
+    deadline = time.monotonic() + 10
+    while len(kids(pod, tls)) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
     seen["jwks after the Secret's update"] = kids(pod, tls)
 
@@ -180,8 +180,8 @@ def main():
     tokens = bundle(pod, api_key)
     seen["bundle"] = tokens and {name: algorithm(token) for name, token in tokens.items()}
     secret = told["secrets"]["tokenmint-intercom-fin"][-1]["secret"]
-    patience = time.monotonic() + 10
-    while tokens and not signed_with(tokens["intercom_user_jwt"], secret) and time.monotonic() < patience:
+    deadline = time.monotonic() + 10
+    while tokens and not signed_with(tokens["intercom_user_jwt"], secret) and time.monotonic() < deadline:
         time.sleep(0.2)
         tokens = bundle(pod, api_key)
     seen["new secret"] = tokens and signed_with(tokens["intercom_user_jwt"], secret)

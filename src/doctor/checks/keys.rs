@@ -337,11 +337,11 @@ fn public_pairs(input: &CheckInput<'_>) -> Observations {
     public_keys.chain(files).collect()
 }
 
-/// What to do with a public half whose private key is unknown.
+/// The fix for a public half whose private key is unknown.
 const UNKNOWN_HALF_FIX: &str = "name the configuration that has its private key (`--config FILE`), or give the file of that private \
                                 key too. If it was uploaded for this configuration, upload the key that signs: `tokenmint jwk KID` \
                                 prints its JWK";
-/// What to do with a private key that isn't configured.
+/// The fix for a private key that isn't configured.
 const UNKNOWN_KEY_FIX: &str = "name the configuration that has it (`--config FILE`); to sign with it here, put it into the `directory` \
                                of a keyset as KID.key, and upload its JWK or certificate";
 
@@ -352,7 +352,7 @@ fn ring_to_compare_with<'a>(input: &CheckInput<'a>) -> Option<&'a KeyRing> {
     input.configured.ring.filter(has_keys).filter(|_| !input.given.verify_only)
 }
 
-/// What a supplied file is to the configured key that it should hold, for messages.
+/// The part of a key pair that a supplied file holds, for messages.
 #[derive(Clone, Copy)]
 enum Half {
     Private,

@@ -236,3 +236,85 @@ async fn wait_for_close(connection: &Connection, stop: &CancellationToken) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::post;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    const REQUEST: &str = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
+    const TICK: Duration = Duration::from_millis(2);
+
+    /// A client's end of a connection. Time is paused: it passes only while the client and the service both wait.
+    fn connected() -> DuplexStream {
+        let (client, stream) = tokio::io::duplex(1 << 14);
+        let deps = ListenerDeps {
+            groups: &[RouteGroup::Minting],
+            router: Router::new().route("/echo", post(async |body: String| body)),
+            metrics: Arc::new(Metrics::new()),
+            clock: Arc::new(SystemClock::default()),
+        };
+        tokio::spawn(serve_stream(stream, deps));
+        client
+    }
+
+    async fn send(client: &mut DuplexStream, text: &str) {
+        client.write_all(text.as_bytes()).await.expect("the connection is open");
+    }
+
+    /// Sends `REQUEST` in three parts, each after `pause`, and reads the response.
+    async fn is_answered(client: &mut DuplexStream, pause: Duration) {
+        for part in [&REQUEST[..20], &REQUEST[20..REQUEST.len() - 2], &REQUEST[REQUEST.len() - 2..]] {
+            tokio::time::sleep(pause).await;
+            send(client, part).await;
+        }
+        let mut response = String::new();
+        while !response.ends_with("body") {
+            response.push(char::from(client.read_u8().await.expect("a whole response")));
+        }
+        assert!(response.starts_with("HTTP/1.1 200") && !response.contains("close"), "{response}");
+    }
+
+    /// How long the service takes to close the connection from now on.
+    async fn time_until_closed(client: &mut DuplexStream) -> Duration {
+        let start = Instant::now();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.expect("closed");
+        assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_kept_for_five_seconds_after_each_response() {
+        let mut client = connected();
+        for milliseconds in [0, 700, 1800, 100, 2400, 0] {
+            is_answered(&mut client, Duration::from_millis(milliseconds)).await;
+        }
+        let took = time_until_closed(&mut client).await;
+        assert!((HEAD_TIMEOUT..=HEAD_TIMEOUT + TICK).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_five_seconds_however_it_arrives() {
+        for begun in ["", "POST /ec", "POST /echo HTTP/1.1\r\nX-Drip: "] {
+            for earlier_requests in [0, 1] {
+                let mut client = connected();
+                for _ in 0..earlier_requests {
+                    is_answered(&mut client, Duration::ZERO).await;
+                }
+                let start = Instant::now();
+                send(&mut client, begun).await;
+                // Bytes that arrive later don't restart the timeout.
+                while !begun.is_empty() && client.write_all(b"a").await.is_ok() {
+                    tokio::time::sleep(TICK).await;
+                }
+                time_until_closed(&mut client).await;
+                let took = start.elapsed();
+                assert!((HEAD_TIMEOUT..=HEAD_TIMEOUT + 2 * TICK).contains(&took), "{begun:?}: {took:?}");
+            }
+        }
+    }
+}

@@ -244,6 +244,7 @@ fn no_program_is_started_and_no_key_is_read_where_memory_cannot_be_protected() {
 /// service measures for the key decides.
 #[tokio::test]
 async fn long_signatures_run_on_threads_of_lower_priority() {
+    const SIGNATURES: u64 = 60;
     let made = Command::new("openssl").args(["genrsa", "4096"]).output().expect("openssl runs");
     let workspace = Workspace::new();
     workspace.write_key("keys/web/WebAppKey1.key", &String::from_utf8(made.stdout).expect("PEM"));
@@ -264,9 +265,6 @@ async fn long_signatures_run_on_threads_of_lower_priority() {
         };
         tasks.filter_map(read).collect()
     };
-    let of_workers = |threads: &[(String, i32, u64)]| -> u64 {
-        threads.iter().filter(|(name, ..)| name.starts_with("tokio-rt")).map(|(.., time)| time).sum()
-    };
     let long = |threads: &[(String, i32, u64)]| -> Vec<(i32, u64)> {
         let named = threads.iter().filter(|(name, ..)| name.starts_with("long-signature"));
         named.map(|(_, nice, time)| (*nice, *time)).collect()
@@ -274,7 +272,7 @@ async fn long_signatures_run_on_threads_of_lower_priority() {
     let before = threads();
     assert!(long(&before).is_empty(), "none before the first");
     let set = service.jwks("/keysets/web/jwks.json").await;
-    for _ in 0..60 {
+    for _ in 0..SIGNATURES {
         let body = service.post("/identity-token", &user_1()).await.ok();
         crate::support::verified(body["token"].as_str().expect("a token"), &set);
     }
@@ -284,7 +282,8 @@ async fn long_signatures_run_on_threads_of_lower_priority() {
     assert_eq!(pool.len(), cores, "{all:?}");
     let own = all.iter().find(|(name, ..)| name == "log").expect("it writes a log").1;
     assert!(pool.iter().all(|(nice, _)| *nice == own + 2), "{all:?}");
-    let workers = of_workers(&all) - of_workers(&before);
     let signing: u64 = pool.iter().map(|(_, time)| time).sum();
-    assert!(signing > workers, "the signatures were made elsewhere: {all:?}");
+    // Each took more than a millisecond when the key was loaded, or it would not be a long one. An interrupted measurement may
+    // have made it longer, so half of that is required.
+    assert!(signing > SIGNATURES * 500_000, "the signatures were made elsewhere: {all:?}");
 }

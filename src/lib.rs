@@ -46,6 +46,7 @@ pub mod doctor;
 pub mod exchange;
 mod files;
 mod hash;
+pub mod issuers;
 pub mod json;
 mod jwks;
 pub mod keys;

@@ -89,6 +89,12 @@ pub struct Metrics {
     pub(crate) exchanges_not_sent: IntCounterVec,
     /// Seconds from a request to Salesforce until its whole response, by `profile`.
     pub(crate) exchange_duration: HistogramVec,
+    /// JWTs that were refused or couldn't be verified, by `issuer` and `rule`.
+    pub(crate) issuer_refusals: IntCounterVec,
+    /// Fetches of issuers' keys, by `issuer` and `outcome`.
+    pub(crate) issuer_fetches: IntCounterVec,
+    /// Seconds since the keys of an issuer were fetched, by `issuer`.
+    pub(crate) issuer_keys_age: GaugeVec,
     /// Requests for access tokens, by `profile` and `result`: hit, miss, coalesced, failure.
     pub(crate) cache_requests: IntCounterVec,
     /// Access tokens in the cache.
@@ -254,6 +260,21 @@ impl Metrics {
                 "Time from a request to Salesforce until its whole response, by profile.",
                 &["profile"],
             ),
+            issuer_refusals: builder.counters(
+                "issuer_refusals_total",
+                "JWTs that were refused or could not be verified, by issuer and rule.",
+                &["issuer", "rule"],
+            ),
+            issuer_fetches: builder.counters(
+                "issuer_fetches_total",
+                "Fetches of the keys of an issuer, by issuer and outcome: success or failure.",
+                &["issuer", "outcome"],
+            ),
+            issuer_keys_age: builder.gauges(
+                "issuer_keys_age_seconds",
+                "Seconds since the keys of an issuer were fetched, by issuer.",
+                &["issuer"],
+            ),
             cache_requests: builder.counters(
                 "token_cache_requests_total",
                 "Requests for access tokens, by profile and result: hit, miss, coalesced or failure (a cached one).",
@@ -363,7 +384,7 @@ impl Metrics {
 /// The names and values of the labels of a series.
 type Labels<'a> = HashMap<&'a str, &'a str>;
 
-/// The values that a configuration and its keys give to the labels `caller`, `profile`, `keyset` and `kid`.
+/// The values that a configuration and its keys give to the labels `caller`, `profile`, `keyset`, `kid` and `issuer`.
 pub(crate) struct LabelValues {
     pub(crate) callers: BTreeSet<String>,
     pub(crate) profiles: BTreeSet<String>,
@@ -373,6 +394,7 @@ pub(crate) struct LabelValues {
     pub(crate) keysets: BTreeSet<String>,
     /// The pairs of `keyset` and `kid`.
     pub(crate) keys: BTreeSet<(String, String)>,
+    pub(crate) issuers: BTreeSet<String>,
 }
 
 impl LabelValues {
@@ -388,6 +410,7 @@ impl LabelValues {
         has("caller", &self.callers)
             && has("profile", &self.profiles)
             && has("keyset", &self.keysets)
+            && has("issuer", &self.issuers)
             && has_pair(["caller", "profile"], &self.grants)
             && has_pair(["keyset", "kid"], &self.keys)
     }

@@ -8,13 +8,13 @@ use axum::response::Response;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
-use super::authorization::{AccessRequest, authorize};
+use super::authorization::{AccessRequest, authorize, requested_subject};
 use super::mint::no_store_response;
 use super::request::{AuthenticatedCaller, RequestFields};
 use super::{ApiError, SharedState};
 use crate::clock::{Clock, UnixTime};
 use crate::exchange::{FetchOptions, ServedToken, TokenMetadata};
-use crate::tokens::{InvalidField, Subject};
+use crate::tokens::InvalidField;
 
 pub(super) async fn oauth_access_token(
     State(state): State<SharedState>,
@@ -38,12 +38,12 @@ pub(super) async fn messaging_access_token(
     authenticated: AuthenticatedCaller,
     fields: RequestFields,
 ) -> Result<Response, ApiError> {
-    let mut fields = fields.allow_only(&["sub", "profile", "claims", "rejected_token"])?;
-    let subject = Subject::parse("sub", fields.required_string("sub")?)?;
+    let mut fields = fields.allow_only(&["sub", "subject_token", "profile", "claims", "rejected_token"])?;
+    let requested = requested_subject(&state, &authenticated, &mut fields, "sub").await?;
     let grant = authenticated.caller.identity.select(fields.string("profile")?.as_deref())?;
     let claims = grant.claims(fields.object("claims")?)?;
     let rejected = fields.secret("rejected_token")?;
-    let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: false };
+    let request = AccessRequest { grant, subject: Some(("sub", &requested.subject)), mints: false };
     let authorized = authorize(&state, &authenticated, &request)?;
     if authorized.profile().messaging.is_none() {
         let message = "names a profile without [identity.NAME.messaging], so its tokens can't be exchanged: add that section, \
@@ -52,9 +52,11 @@ pub(super) async fn messaging_access_token(
     }
 
     let options = fetch_options(&authenticated, rejected.as_ref());
-    let served =
-        state.exchanger.messaging_token(authorized.profile(), subject.clone(), claims, options).await?;
-    state.audit.log_access_token(&authenticated, authorized.name(), &served, Some(&subject))?;
+    let served = state
+        .exchanger
+        .messaging_token(authorized.profile(), requested.subject.clone(), claims, options)
+        .await?;
+    state.audit.log_access_token(&authenticated, authorized.name(), &served, Some(&requested))?;
     Ok(access_token_response(&served, &*state.clock))
 }
 

@@ -3,6 +3,8 @@
 //! Only lines of tokens that tokenmint signed with an RSA key name the key. The same target also has the lines `exchanged` and
 //! `exchange failed` of the exchanger, and `would be refused` of callers in audit mode.
 //!
+//! If a `subject_token` proves the subject, the line names the issuer that says so.
+//!
 //! The subject appears as an HMAC and the token as its SHA-256. So a line can be matched with a token, but reveals neither token
 //! nor subject. If the audit is required, a request whose line the log drops or excludes fails, and the token isn't returned.
 
@@ -15,7 +17,8 @@ use secrecy::ExposeSecret as _;
 
 use super::ApiError;
 use super::request::AuthenticatedCaller;
-use crate::config::{KeyId, ProfileName};
+use crate::callers::RequestedSubject;
+use crate::config::{KeyId, Name, ProfileName};
 use crate::exchange::ServedToken;
 use crate::tokens::{MintedToken, Subject};
 
@@ -90,10 +93,10 @@ impl Audit {
         authenticated: &AuthenticatedCaller,
         profile: &ProfileName,
         minted: &MintedToken,
-        subject: Option<&Subject>,
+        requested: Option<&RequestedSubject>,
     ) -> Result<(), ApiError> {
         let token = digest(&SHA256, minted.token.expose_secret().as_bytes());
-        let subject = subject.map(|subject| self.subject_hmac(subject));
+        let subject = requested.map(|requested| self.subject_hmac(&requested.subject));
         self.log(|| {
             info_of_token!(
                 authenticated,
@@ -101,6 +104,7 @@ impl Audit {
                 kid = minted.kid.as_ref().map(KeyId::as_str),
                 token_sha256 = Hex::of(token.as_ref()).as_str(),
                 subject_hmac = subject.as_ref().map(Hex::as_str),
+                subject_issuer = requested.and_then(RequestedSubject::proven_by).map(Name::as_str),
                 expires_at = minted.expires_at.seconds(),
                 "minted"
             );
@@ -116,15 +120,16 @@ impl Audit {
         authenticated: &AuthenticatedCaller,
         profile: &ProfileName,
         ServedToken { token, cached, rejected_token_kept }: &ServedToken,
-        subject: Option<&Subject>,
+        requested: Option<&RequestedSubject>,
     ) -> Result<(), ApiError> {
-        let subject = subject.map(|subject| self.subject_hmac(subject));
+        let subject = requested.map(|requested| self.subject_hmac(&requested.subject));
         self.log(|| {
             info_of_token!(
                 authenticated,
                 profile,
                 token_sha256 = Hex::of(&token.sha256).as_str(),
                 subject_hmac = subject.as_ref().map(Hex::as_str),
+                subject_issuer = requested.and_then(RequestedSubject::proven_by).map(Name::as_str),
                 cached,
                 rejected_token_kept,
                 expires_at = token.expires_at.seconds(),

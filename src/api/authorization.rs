@@ -4,9 +4,9 @@
 //! the profile that mints.
 
 use super::audit::AUDIT_TARGET;
-use super::request::AuthenticatedCaller;
+use super::request::{AuthenticatedCaller, RequestFields};
 use super::{ApiError, AppState};
-use crate::callers::{Authorized, Denied, Permission, PolicyRule, RateLimited, Violation};
+use crate::callers::{Authorized, Denied, Permission, PolicyRule, RateLimited, RequestedSubject, Violation};
 use crate::config::ProfileName;
 use crate::tokens::Subject;
 use crate::traces::SpanAttribute;
@@ -18,6 +18,36 @@ pub(super) struct AccessRequest<'a, G> {
     pub(crate) subject: Option<(&'static str, &'a Subject)>,
     /// Whether the request always mints a new token. If so, and if it has a subject, the subject's own rate limit applies.
     pub(crate) mints: bool,
+}
+
+/// Finds out whom a request is for, by its fields `field` and `subject_token`.
+///
+/// In audit mode, a missing or refused `subject_token` is logged and doesn't reject the request.
+///
+/// # Errors
+/// A field is missing or invalid, or the token can't be verified.
+pub(super) async fn requested_subject(
+    state: &AppState,
+    authenticated: &AuthenticatedCaller,
+    fields: &mut RequestFields,
+    field: &'static str,
+) -> Result<RequestedSubject, ApiError> {
+    let (named, token) = (fields.string(field)?, fields.secret("subject_token")?);
+    let requested =
+        authenticated.caller.requested_subject(field, named, token.as_ref(), state.clock.now()).await?;
+    if let Some(violation) = &requested.audit_violation {
+        tracing::warn!(
+            target: AUDIT_TARGET,
+            request_id = authenticated.scope.id(),
+            trace_id = authenticated.scope.trace_id(),
+            caller = %authenticated.caller.name,
+            subject_hmac = state.audit.subject_hmac(&requested.subject).as_str(),
+            rule = PolicyRule::SubjectToken.as_str(),
+            reason = %violation,
+            "would be refused"
+        );
+    }
+    Ok(requested)
 }
 
 /// Checks `request` against the policy, and against the subject's rate limit if the request has a subject and always mints.

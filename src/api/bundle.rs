@@ -8,23 +8,23 @@ use axum::response::Response;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
-use super::authorization::{AccessRequest, authorize};
+use super::authorization::{AccessRequest, authorize, requested_subject};
 use super::mint::no_store_response;
 use super::request::{AuthenticatedCaller, RequestFields};
 use super::{ApiError, AppState, SharedState};
-use crate::callers::{AuthorizedEntry, BundleEntryGrant};
+use crate::callers::{AuthorizedEntry, BundleEntryGrant, RequestedSubject};
 use crate::clock::UnixTime;
 use crate::config::Name;
 use crate::json::Members;
-use crate::tokens::{Claims, IdentityProfile, InvalidField, MintError, MintedToken, Subject};
+use crate::tokens::{Claims, IdentityProfile, InvalidField, Lifetime, MintError, MintedToken, Subject};
 
 pub(super) async fn bundle(
     State(state): State<SharedState>,
     authenticated: AuthenticatedCaller,
     fields: RequestFields,
 ) -> Result<Response, ApiError> {
-    let mut fields = fields.allow_only(&["sub", "bundle", "claims"])?;
-    let subject = Subject::parse("sub", fields.required_string("sub")?)?;
+    let mut fields = fields.allow_only(&["sub", "subject_token", "bundle", "claims"])?;
+    let requested = requested_subject(&state, &authenticated, &mut fields, "sub").await?;
     let denied = |denied| ApiError::Denied { denied, field: "bundle" };
     let grant = authenticated.caller.bundles.select(fields.string("bundle")?.as_deref()).map_err(denied)?;
     let entries = grant.entries().map_err(denied)?;
@@ -32,19 +32,19 @@ pub(super) async fn bundle(
         wake_another_thread();
     }
     let claims = claims_per_entry(entries, fields.objects("claims")?)?;
-    let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: true };
+    let request = AccessRequest { grant, subject: Some(("sub", &requested.subject)), mints: true };
     let authorized = authorize(&state, &authenticated, &request)?;
     let entries: Vec<_> = authorized.entries().collect();
 
     let signing = authenticated.trace().child_span("sign");
-    let minted = mint_all(&state, &entries, &subject, claims).await?;
+    let minted = mint_all(&state, &entries, &requested, claims).await?;
     drop(signing);
     for (minted, (_, entry)) in minted.iter().zip(&entries) {
         let profile = match entry {
             AuthorizedEntry::Identity(authorized) => authorized.name(),
             AuthorizedEntry::Hs256(authorized) => authorized.name(),
         };
-        state.audit.log_minted(&authenticated, profile, minted, Some(&subject))?;
+        state.audit.log_minted(&authenticated, profile, minted, Some(&requested))?;
     }
     for (_, entry) in &entries {
         match entry {
@@ -94,9 +94,9 @@ fn wake_another_thread() {
 async fn mint_all(
     state: &Arc<AppState>,
     entries: &[(&Name, AuthorizedEntry<'_>)],
-    subject: &Subject,
+    requested: &RequestedSubject,
     claims: Vec<Claims>,
-) -> Result<Vec<MintedToken>, MintError> {
+) -> Result<Vec<MintedToken>, ApiError> {
     let now = state.clock.now();
     let mut minted: Vec<Option<MintedToken>> = entries.iter().map(|_| None).collect();
     let mut signed = Vec::new();
@@ -104,30 +104,27 @@ async fn mint_all(
         match entry {
             AuthorizedEntry::Hs256(authorized) => {
                 let profile = authorized.profile();
-                let lifetime = profile.default_lifetime();
-                minted[position] = Some(profile.mint(subject, lifetime, &claims, now));
+                let lifetime = requested.limit_lifetime(profile.default_lifetime(), now)?;
+                minted[position] = Some(profile.mint(&requested.subject, lifetime, &claims, now));
             }
             AuthorizedEntry::Identity(authorized) => {
-                signed.push((position, authorized.profile().clone(), claims));
+                let profile = authorized.profile().clone();
+                let lifetime = requested.limit_lifetime(profile.default_lifetime(), now)?;
+                signed.push((position, RequestedToken { profile, lifetime, claims, now }));
             }
         }
     }
-    if let [(position, profile, claims)] = signed.as_slice() {
-        minted[*position] = Some(mint_identity_token(state, profile, subject, claims, now).await?);
+    if let [(position, token)] = signed.as_slice() {
+        minted[*position] = Some(token.mint(state, &requested.subject).await?);
         return Ok(minted.into_iter().flatten().collect());
     }
     // Every signature gets a task, including the last. tokio keeps the newest task of a thread for that thread, and lets
     // idle threads take only the others.
     let tasks: Vec<_> = signed
         .into_iter()
-        .map(|(position, profile, claims)| {
-            let (state, subject) = (state.clone(), subject.clone());
-            (
-                position,
-                tokio::spawn(
-                    async move { mint_identity_token(&state, &profile, &subject, &claims, now).await },
-                ),
-            )
+        .map(|(position, token)| {
+            let (state, subject) = (state.clone(), requested.subject.clone());
+            (position, tokio::spawn(async move { token.mint(&state, &subject).await }))
         })
         .collect();
     for (position, task) in tasks {
@@ -141,14 +138,18 @@ async fn mint_all(
     Ok(minted.into_iter().flatten().collect())
 }
 
-async fn mint_identity_token(
-    state: &AppState,
-    profile: &IdentityProfile,
-    subject: &Subject,
-    claims: &Claims,
+/// An identity token of a bundle, to be minted at `now`.
+struct RequestedToken {
+    profile: Arc<IdentityProfile>,
+    lifetime: Lifetime,
+    claims: Claims,
     now: UnixTime,
-) -> Result<MintedToken, MintError> {
-    profile.mint(subject, profile.default_lifetime(), claims, now, &state.signer).await
+}
+
+impl RequestedToken {
+    async fn mint(&self, state: &AppState, subject: &Subject) -> Result<MintedToken, MintError> {
+        self.profile.mint(subject, self.lifetime, &self.claims, self.now, &state.signer).await
+    }
 }
 
 #[derive(Serialize)]

@@ -12,7 +12,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::callers::Denied;
+use crate::callers::{AuthenticationError, Denied, SubjectError};
 use crate::exchange::{ExchangeError, SalesforceError};
 use crate::tokens::{InvalidField, MintError};
 
@@ -63,6 +63,10 @@ pub(crate) enum ApiError {
     },
     Mint(MintError),
     Exchange(ExchangeError),
+    /// A JWT can't be verified, because its issuer's keys aren't available.
+    IssuerUnavailable {
+        retry_after: Duration,
+    },
     /// The audit is required, and the log dropped or excluded the audit line.
     AuditUnavailable,
     /// The request wasn't answered within `request_timeout`.
@@ -87,6 +91,26 @@ impl From<ExchangeError> for ApiError {
         match error {
             ExchangeError::Mint(error) => Self::Mint(error),
             error => Self::Exchange(error),
+        }
+    }
+}
+
+impl From<AuthenticationError> for ApiError {
+    fn from(error: AuthenticationError) -> Self {
+        match error {
+            AuthenticationError::RefusedJwt { .. } => Self::InvalidClient,
+            AuthenticationError::KeysUnavailable { retry_after, .. } => {
+                Self::IssuerUnavailable { retry_after }
+            }
+        }
+    }
+}
+
+impl From<SubjectError> for ApiError {
+    fn from(error: SubjectError) -> Self {
+        match error {
+            SubjectError::Invalid(invalid_field) => Self::InvalidField(invalid_field),
+            SubjectError::KeysUnavailable { retry_after } => Self::IssuerUnavailable { retry_after },
         }
     }
 }
@@ -231,6 +255,15 @@ impl ApiError {
                     "temporarily_unavailable",
                     "no key of this profile's keyset signs yet; see `tokenmint keys list` for the dates in its keyset.toml, and \
                      `tokenmint check --running` for whether the service has taken them over",
+                )
+            },
+            Self::IssuerUnavailable { retry_after } => ErrorResponse {
+                retry_after: Some(retry_after_seconds(retry_after)),
+                ..error_response(
+                    S::SERVICE_UNAVAILABLE,
+                    "issuer_unavailable",
+                    "the keys of the token's issuer can't be fetched, so the token can't be verified; try again, and see tokenmint's \
+                     log for the reason",
                 )
             },
             Self::AuditUnavailable => ErrorResponse {

@@ -45,6 +45,7 @@ fn refresh_gauges(state: &AppState) {
     let dropped = (state.dropped_lines)().saturating_sub(metrics.log_lines_dropped.get());
     metrics.log_lines_dropped.inc_by(dropped);
 
+    state.snapshot.load().issuers.record_key_ages();
     state.exchanger.refresh_metrics(&state.snapshot.load().profiles);
     let now = state.clock.now();
     #[expect(clippy::cast_precision_loss, reason = "seconds of centuries fit")]

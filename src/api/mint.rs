@@ -11,13 +11,13 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, PRAGMA};
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
-use super::authorization::{AccessRequest, authorize};
+use super::authorization::{AccessRequest, authorize, requested_subject};
 use super::content_negotiation::ResponseFormat;
 use super::request::{AuthenticatedCaller, RequestFields};
 use super::{ApiError, AppState, SharedState};
 use crate::clock::UnixTime;
 use crate::config::{Hs256Kind, KeyId};
-use crate::tokens::{Assertion, GRANT_TYPE, MintedToken, Subject};
+use crate::tokens::{Assertion, GRANT_TYPE, MintedToken};
 
 pub(super) async fn identity_token(
     State(state): State<SharedState>,
@@ -25,19 +25,20 @@ pub(super) async fn identity_token(
     format: ResponseFormat,
     fields: RequestFields,
 ) -> Result<Response, ApiError> {
-    let mut fields = fields.allow_only(&["sub", "profile", "ttl", "claims"])?;
-    let subject = Subject::parse("sub", fields.required_string("sub")?)?;
+    let mut fields = fields.allow_only(&["sub", "subject_token", "profile", "ttl", "claims"])?;
+    let requested = requested_subject(&state, &authenticated, &mut fields, "sub").await?;
     let grant = authenticated.caller.identity.select(fields.string("profile")?.as_deref())?;
     let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.claims(fields.object("claims")?)?;
-    let request = AccessRequest { grant, subject: Some(("sub", &subject)), mints: true };
+    let request = AccessRequest { grant, subject: Some(("sub", &requested.subject)), mints: true };
     let authorized = authorize(&state, &authenticated, &request)?;
 
     let now = state.clock.now();
+    let lifetime = requested.limit_lifetime(lifetime, now)?;
     let signing = authenticated.trace().child_span("sign");
-    let minted = authorized.profile().mint(&subject, lifetime, &claims, now, &state.signer).await?;
+    let minted = authorized.profile().mint(&requested.subject, lifetime, &claims, now, &state.signer).await?;
     drop(signing);
-    state.audit.log_minted(&authenticated, authorized.name(), &minted, Some(&subject))?;
+    state.audit.log_minted(&authenticated, authorized.name(), &minted, Some(&requested))?;
     authorized.count_minted();
     Ok(token_response(format, &minted))
 }
@@ -68,12 +69,12 @@ pub(super) fn hs256_token(kind: Hs256Kind) -> MethodRouter<SharedState> {
                     authenticated: AuthenticatedCaller,
                     format: ResponseFormat,
                     fields: RequestFields| {
-            mint_hs256(kind, &state, &authenticated, format, fields)
+            mint_hs256(kind, &state, &authenticated, format, fields).await
         },
     )
 }
 
-fn mint_hs256(
+async fn mint_hs256(
     kind: Hs256Kind,
     state: &AppState,
     authenticated: &AuthenticatedCaller,
@@ -81,16 +82,18 @@ fn mint_hs256(
     fields: RequestFields,
 ) -> Result<Response, ApiError> {
     let user = kind.facts().user_claim;
-    let mut fields = fields.allow_only(&[user, "profile", "ttl", "claims"])?;
-    let user_id = Subject::parse(user, fields.required_string(user)?)?;
+    let mut fields = fields.allow_only(&[user, "subject_token", "profile", "ttl", "claims"])?;
+    let requested = requested_subject(state, authenticated, &mut fields, user).await?;
     let grant = authenticated.caller.hs256[&kind].select(fields.string("profile")?.as_deref())?;
     let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.claims(fields.object("claims")?)?;
-    let request = AccessRequest { grant, subject: Some((user, &user_id)), mints: true };
+    let request = AccessRequest { grant, subject: Some((user, &requested.subject)), mints: true };
     let authorized = authorize(state, authenticated, &request)?;
 
-    let minted = authorized.profile().mint(&user_id, lifetime, &claims, state.clock.now());
-    state.audit.log_minted(authenticated, authorized.name(), &minted, Some(&user_id))?;
+    let now = state.clock.now();
+    let lifetime = requested.limit_lifetime(lifetime, now)?;
+    let minted = authorized.profile().mint(&requested.subject, lifetime, &claims, now);
+    state.audit.log_minted(authenticated, authorized.name(), &minted, Some(&requested))?;
     authorized.count_minted();
     Ok(token_response(format, &minted))
 }

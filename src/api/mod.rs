@@ -46,6 +46,7 @@ use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, Randomness};
 use crate::config::{Config, Hs256Kind, Limits};
 use crate::exchange::Exchanger;
+use crate::issuers::Issuers;
 use crate::jwks::PublishedJwks;
 use crate::keys::KeyRing;
 use crate::metrics::Metrics;
@@ -61,6 +62,7 @@ pub struct ConfigSnapshot {
     pub ring: KeyRing,
     pub profiles: Profiles,
     pub callers: Callers,
+    pub(crate) issuers: Arc<Issuers>,
     pub(crate) published: PublishedJwks,
 }
 

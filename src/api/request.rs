@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::content_negotiation::ResponseFormat;
 use super::middleware::RequestScope;
 use super::{ApiError, BodyGate, SharedState};
-use crate::callers::{Caller, Peer};
+use crate::callers::{AuthenticationError, BearerLookup, Caller, Peer};
+use crate::config::Name;
 use crate::json::{Json, Members};
 use crate::tokens::InvalidField;
 use crate::traces::{SpanAttribute, Trace};
@@ -33,7 +34,7 @@ pub(crate) struct RequestContext {
 /// The authenticated caller of a request.
 pub(super) struct AuthenticatedCaller {
     pub(crate) caller: Arc<Caller>,
-    /// How the caller authenticated, for the audit line: `api_key` or `connection`.
+    /// How the caller authenticated, for the audit line: `api_key`, `jwt` or `connection`.
     pub(crate) credential: &'static str,
     pub(crate) scope: RequestScope,
 }
@@ -41,9 +42,9 @@ pub(super) struct AuthenticatedCaller {
 impl FromRequestParts<SharedState> for AuthenticatedCaller {
     type Rejection = ApiError;
 
-    /// Authenticates the caller by its API key, or without an `Authorization` header by its connection.
+    /// Authenticates the caller by its API key or JWT, or without an `Authorization` header by its connection.
     ///
-    /// Missing credentials, a wrong key and a malformed header give the same error. A request with a wrong key is rejected even
+    /// Missing credentials, a wrong key, a refused JWT and a malformed header give the same error. A request with a wrong key is rejected even
     /// if its connection belongs to a caller.
     async fn from_request_parts(parts: &mut Parts, state: &SharedState) -> Result<Self, ApiError> {
         let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
@@ -51,21 +52,51 @@ impl FromRequestParts<SharedState> for AuthenticatedCaller {
         if headers.next().is_some() {
             return Err(ApiError::MultipleCredentials);
         }
-        let snapshot = state.snapshot.load();
-        let peer = parts.extensions.get::<RequestContext>().and_then(|context| context.peer.as_ref());
-        let (credential, caller) = match (header, peer) {
-            (Some(header), _) => {
-                ("api_key", bearer(header).and_then(|api_key| snapshot.callers.by_api_key(api_key)))
-            }
-            (None, Some(peer)) => ("connection", snapshot.callers.by_peer(peer)),
-            (None, None) => return Err(ApiError::InvalidClient),
-        };
-        let caller = caller.cloned().ok_or(ApiError::InvalidClient)?;
-        parts.extensions.insert(KnownCaller(caller.clone()));
         let scope = parts.extensions.get::<RequestScope>().cloned();
         let scope = scope.expect("the middleware gives every request a scope");
+        let (credential, caller) = if let Some(header) = header {
+            let credential = bearer(header).ok_or(ApiError::InvalidClient)?;
+            authenticate_bearer(state, credential, &scope).await?
+        } else {
+            let peer = parts.extensions.get::<RequestContext>().and_then(|context| context.peer.as_ref());
+            let snapshot = state.snapshot.load();
+            let caller = peer.and_then(|peer| snapshot.callers.by_peer(peer));
+            ("connection", caller.cloned().ok_or(ApiError::InvalidClient)?)
+        };
+        parts.extensions.insert(KnownCaller(caller.clone()));
         scope.trace().set_attribute(SpanAttribute::Caller(&caller.name));
         Ok(Self { caller, credential, scope })
+    }
+}
+
+/// Finds the caller of an API key or a JWT. Logs why a JWT is refused, because the response doesn't say it.
+async fn authenticate_bearer(
+    state: &SharedState,
+    credential: &[u8],
+    scope: &RequestScope,
+) -> Result<(&'static str, Arc<Caller>), ApiError> {
+    let now = state.clock.now();
+    let digest = match state.snapshot.load().callers.find_bearer(credential, now) {
+        BearerLookup::Known(how, caller) => return Ok((how, caller.clone())),
+        BearerLookup::UnverifiedJwt(digest) => digest,
+        BearerLookup::Unknown => return Err(ApiError::InvalidClient),
+    };
+    // Verification may wait for keys, so it holds the snapshot itself and not a guard.
+    let snapshot = state.snapshot.load_full();
+    match snapshot.callers.by_jwt(credential, digest, now).await {
+        Ok((how, caller)) => Ok((how, caller.clone())),
+        Err(error) => {
+            if let AuthenticationError::RefusedJwt { issuer, refusal } = &error {
+                tracing::warn!(
+                    request_id = scope.id(),
+                    trace_id = scope.trace_id(),
+                    issuer = issuer.as_ref().map(Name::as_str),
+                    rule = refusal.rule(),
+                    "refused a caller: {error}"
+                );
+            }
+            Err(error.into())
+        }
     }
 }
 
@@ -172,10 +203,6 @@ impl RequestFields {
     fn take(&mut self, name: &str) -> Option<Json> {
         let at = self.0.iter().position(|(field, _)| field == name)?;
         Some(self.0.swap_remove(at).1)
-    }
-
-    pub(crate) fn required_string(&mut self, name: &str) -> Result<String, ApiError> {
-        self.string(name)?.ok_or_else(|| InvalidField::new(name, "is missing").into())
     }
 
     pub(crate) fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, InvalidConfig, KeysetConfig, KeysetSource, TlsConfig};
+use crate::config::{Config, InvalidConfig, IssuerKeySource, KeysetConfig, KeysetSource, TlsConfig};
 use crate::files::{MAX_FILE_SIZE, OpenedFile};
 use crate::hash::PartsHasher;
 use crate::keys::SCHEDULE_FILE;
@@ -43,6 +43,15 @@ impl WatchedFiles {
         {
             let paths = [certificate_file, private_key_file].into_iter().chain(client_ca_file);
             watched.files.extend(paths.map(|path| path.as_path().to_path_buf()));
+        }
+        for issuer in config.issuers.values() {
+            // `bearer_token_file` is read for each fetch. Secret files are among the files of the configuration.
+            let file = match &issuer.keys {
+                IssuerKeySource::Fetched(fetch) => fetch.ca_file.as_ref(),
+                IssuerKeySource::File(file) => Some(file),
+                IssuerKeySource::Secret(_) => None,
+            };
+            watched.files.extend(file.map(|path| path.as_path().to_path_buf()));
         }
         watched
     }

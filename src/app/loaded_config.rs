@@ -6,6 +6,7 @@ use super::fingerprint::{Fingerprint, WatchedFiles};
 use super::tls::{self, ServerTls};
 use crate::clock::Clock;
 use crate::config::{self, Config, KeysetConfig, Name, Problem};
+use crate::issuers::LoadedIssuerKeys;
 use crate::keys::{BatchLibrary, BatchLibraryError, KeyRing};
 
 /// A configuration, with all files that it names loaded and checked.
@@ -16,6 +17,7 @@ pub struct LoadedConfig {
     pub(super) public_tls: Option<ServerTls>,
     /// The library for batch signing, loaded at start only. A reload doesn't replace it.
     pub(super) batch: Option<Result<BatchLibrary, BatchLibraryError>>,
+    pub(super) issuer_keys: BTreeMap<Name, LoadedIssuerKeys>,
     pub(super) files: WatchedFiles,
     /// The fingerprint of `files`, taken before they were read.
     pub(super) fingerprint: Fingerprint,
@@ -61,9 +63,16 @@ impl LoadedConfig {
         let batch = first
             .then(|| batch_library(&config.server.signing))
             .and_then(|library| library.map_err(|problem| problems.push(problem)).ok().flatten());
+        let mut issuer_keys = BTreeMap::new();
+        for issuer in config.issuers.values() {
+            match LoadedIssuerKeys::load(issuer) {
+                Ok(keys) => _ = issuer_keys.insert(issuer.name.clone(), keys),
+                Err(problem) => problems.push(problem),
+            }
+        }
         match KeyRing::load(&config.keysets, clock.now(), previous) {
             Ok(ring) if problems.is_empty() => {
-                Ok(Self { config, ring, tls, public_tls, batch, files, fingerprint })
+                Ok(Self { config, ring, tls, public_tls, batch, issuer_keys, files, fingerprint })
             }
             Ok(_) => Err(problems),
             Err(more) => {

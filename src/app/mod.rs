@@ -22,6 +22,7 @@ mod retirement_watcher;
 pub(crate) mod systemd;
 pub(crate) mod tls;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
@@ -40,8 +41,9 @@ use crate::api::{
 };
 use crate::callers::{Callers, SubjectRateLimiter};
 use crate::clock::{Clock, NoRandomness, Randomness, SystemClock, SystemRandomness, UnixTime};
-use crate::config::{AuditLogMode, Config, ListenAddress, Problem, WarningCode};
+use crate::config::{AuditLogMode, Config, ListenAddress, Name, Problem, WarningCode};
 use crate::exchange::{self, Exchanger, ExchangerBuildError, ExchangerDeps};
+use crate::issuers::{Issuers, LoadedIssuerKeys};
 use crate::jwks::PublishedJwks;
 use crate::keys::{BatchLibrary, BatchLibraryError, BatchSigner, KeyRing};
 use crate::metrics::Metrics;
@@ -59,6 +61,10 @@ const DRAIN_NOTICE: Duration = Duration::from_secs(1);
 /// How long open requests may take after `DRAIN_NOTICE` before they are cut off. Both together are less than the ten seconds
 /// that `docker stop` allows by default.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// How often the service looks for issuers whose keys are due to be fetched. Also the longest time after a reload until it
+/// fetches the keys of a new issuer, unless a request needs them earlier.
+const ISSUER_KEYS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The clock and the random number generator of a service.
 #[derive(Clone)]
@@ -128,7 +134,7 @@ impl App {
         clock_and_rng: ClockAndRng,
         dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
-        let LoadedConfig { config, ring, tls, public_tls, batch, files, fingerprint } = loaded;
+        let LoadedConfig { config, ring, tls, public_tls, batch, issuer_keys, files, fingerprint } = loaded;
         let chains = tls::certificate_chains([&tls, &public_tls]);
         let replaceable = |tls: Option<ServerTls>| tls.map(|tls| Arc::new(ArcSwap::new(tls.config)));
         let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
@@ -171,7 +177,8 @@ impl App {
             );
         }
         let config = Arc::new(config);
-        let state = Arc::new(build_state(&config, ring, batch, clock_and_rng, Arc::new(dropped_lines))?);
+        let state =
+            Arc::new(build_state(&config, ring, issuer_keys, batch, clock_and_rng, Arc::new(dropped_lines))?);
         let exchanges = config.identity.values().any(|profile| profile.messaging.is_some());
         if exchanges || !config.oauth.is_empty() {
             state.exchanger.prepare();
@@ -192,6 +199,17 @@ impl App {
     /// Removes keys that are retired or whose publication has ended. Runs until the future is dropped.
     pub(crate) fn watch_retirements(&self) -> impl Future<Output = ()> + Send + use<> {
         retirement_watcher::run(self.state.clone())
+    }
+
+    /// Fetches the keys of issuers when they are due, so that a request seldom waits for them. Runs until the future is dropped.
+    pub(crate) fn fetch_issuer_keys(&self) -> impl Future<Output = ()> + Send + use<> {
+        let state = self.state.clone();
+        async move {
+            loop {
+                state.snapshot.load().issuers.fetch_due_keys();
+                tokio::time::sleep(ISSUER_KEYS_INTERVAL).await;
+            }
+        }
     }
 
     /// Creates the reloader, which takes over changes of `source`.
@@ -283,6 +301,7 @@ async fn until_stopped(
 fn build_state(
     config: &Arc<Config>,
     ring: KeyRing,
+    issuer_keys: BTreeMap<Name, LoadedIssuerKeys>,
     library: Option<Result<BatchLibrary, BatchLibraryError>>,
     clock_and_rng: ClockAndRng,
     dropped_lines: DroppedLineCounter,
@@ -302,7 +321,8 @@ fn build_state(
     let batch = start_batch_signing(library, &randomness, &metrics);
     metrics.config_current.set(1);
     metrics.config_loaded_at.set(now.seconds());
-    let snapshot = build_snapshot(config.clone(), ring, &metrics, now, None);
+    let issuers = Arc::new(Issuers::new(config, issuer_keys, &clock, &metrics, None));
+    let snapshot = build_snapshot(config.clone(), ring, issuers, &metrics, now, None);
     let signer = Arc::new(Signer::new(cores, config.server.limits.signing_queue, batch, &metrics));
     let deps = ExchangerDeps {
         signer: signer.clone(),
@@ -339,15 +359,17 @@ fn build_state(
 fn build_snapshot(
     config: Arc<Config>,
     ring: KeyRing,
+    issuers: Arc<Issuers>,
     metrics: &Metrics,
     now: UnixTime,
     previous: Option<&Callers>,
 ) -> ConfigSnapshot {
     let profiles = Profiles::new(&config, &ring);
     ConfigSnapshot {
-        callers: Callers::with_previous(&config, &profiles, metrics, previous),
+        callers: Callers::with_previous(&config, &profiles, &issuers, metrics, previous),
         published: PublishedJwks::new(&ring, metrics, now),
         profiles,
+        issuers,
         ring,
         config,
     }

@@ -24,6 +24,7 @@ use super::tls::{self, CertificateChains};
 use super::{build_snapshot, retirement_watcher, systemd};
 use crate::api::{AppState, ConfigSnapshot, ReloadReport};
 use crate::config::{Config, Environment, InvalidConfig, KeyId, Name, Problem};
+use crate::issuers::Issuers;
 use crate::jwks::ALL_KEYSETS;
 use crate::keys::KeyState;
 use crate::metrics::LabelValues;
@@ -280,11 +281,13 @@ impl Reloader {
     /// Replaces `base` by `loaded`. Returns `false` if `base` isn't in force any more.
     fn activate(&mut self, base: &Arc<ConfigSnapshot>, loaded: LoadedConfig) -> bool {
         let warnings: Vec<Problem> = loaded.warnings().cloned().collect();
-        let LoadedConfig { config, ring, tls, public_tls, .. } = loaded;
+        let LoadedConfig { config, ring, tls, public_tls, issuer_keys, .. } = loaded;
         self.target.chains = tls::certificate_chains([&tls, &public_tls]);
         let state = &self.target.state;
         let now = state.clock.now();
-        let new = Arc::new(build_snapshot(Arc::new(config), ring, &state.metrics, now, Some(&base.callers)));
+        let issuers = Issuers::new(&config, issuer_keys, &state.clock, &state.metrics, Some(&base.issuers));
+        let (config, issuers) = (Arc::new(config), Arc::new(issuers));
+        let new = Arc::new(build_snapshot(config, ring, issuers, &state.metrics, now, Some(&base.callers)));
         if !activate_snapshot(state, base, &new) {
             return false;
         }
@@ -352,7 +355,7 @@ pub(super) fn activate_snapshot(
 
 /// The label values that metrics of `snapshot` can have: callers, profiles, grants, keysets and keys.
 fn label_values(snapshot: &ConfigSnapshot) -> LabelValues {
-    let ConfigSnapshot { callers, ring, profiles, .. } = snapshot;
+    let ConfigSnapshot { callers, ring, profiles, issuers, .. } = snapshot;
     let grants = callers.granted_profiles();
     let granted = grants.iter().map(|(_, profile)| profile.clone());
     LabelValues {
@@ -361,5 +364,6 @@ fn label_values(snapshot: &ConfigSnapshot) -> LabelValues {
         grants,
         keysets: ring.keysets.keys().map(Name::as_str).chain([ALL_KEYSETS]).map(str::to_owned).collect(),
         keys: ring.keys().map(|(keyset, key)| (keyset.name.to_string(), key.kid.to_string())).collect(),
+        issuers: issuers.names().map(ToString::to_string).collect(),
     }
 }

@@ -63,8 +63,14 @@ fn apply_retirements(state: &AppState, found: &BTreeMap<Name, Vec<RetirementMark
         let Some(ring) = base.ring.without_retired(found, now) else { return };
         let gone = base.ring.keys().filter(|(_, key)| ring.find(key.kid.as_str()).is_none());
         let gone = gone.map(|(_, key)| key.kid.as_str()).collect::<Vec<_>>().join(" ");
-        let new =
-            Arc::new(build_snapshot(base.config.clone(), ring, &state.metrics, now, Some(&base.callers)));
+        let new = Arc::new(build_snapshot(
+            base.config.clone(),
+            ring,
+            base.issuers.clone(),
+            &state.metrics,
+            now,
+            Some(&base.callers),
+        ));
         if activate_snapshot(state, &base, &new) {
             tracing::info!(keys_gone = gone, "removed keys that are retired or whose publication has ended");
             return;

@@ -1,17 +1,19 @@
 //! Authentication and authorization of callers.
 //!
 //! - A caller is authenticated by the SHA-256 of its API key, with a timing that reveals nothing useful about keys. Without
-//!   an API key, it is authenticated by its connection: client certificate or Unix user.
+//!   an API key, it is authenticated by a JWT of its platform, or by its connection: client certificate or Unix user.
 //! - The profiles that a caller may use are resolved when the configuration is loaded. A request selects one of them.
 //! - [`Caller::authorize`] is the only way to mint with a profile, and denies by default. Its result, [`Authorized`], gives
 //!   access to the profile. A handler that skips it doesn't compile.
-//! - With `policy = "audit"`, requests that the caller's `allow`, `subjects` or `subjects_per_minute` would deny are allowed,
-//!   counted and logged. The caller's request rate, the `subjects` of a profile, and `allow` for OAuth profiles are enforced
+//! - With `policy = "audit"`, requests that the caller's `allow`, `subjects`, `subjects_per_minute` or `subject_token` would deny
+//!   are allowed, counted and logged. The caller's request rate, the `subjects` of a profile, and `allow` for OAuth profiles are enforced
 //!   all the same.
 
 mod credentials;
 mod grants;
+mod jwt;
 mod rate_limit;
+mod subject_token;
 mod violation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,22 +21,56 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::IntCounter;
+use thiserror::Error;
 
 use credentials::Credentials;
 pub(crate) use credentials::Peer;
 pub use grants::Permission;
 pub(crate) use grants::{Authorized, AuthorizedEntry, BundleEntryGrant, BundleGrant, Denied, Grant, Grants};
+use jwt::JwtCredentials;
 pub(crate) use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
+use subject_token::SubjectTokenRule;
+pub(crate) use subject_token::{RequestedSubject, SubjectError};
 pub(crate) use violation::{PolicyRule, Violation};
 
+use crate::clock::UnixTime;
 use crate::config::{self, Config, Hs256Kind, Name, PolicyMode, ProfileKind, RateLimit, SubjectPattern};
+use crate::hash::sha256;
+use crate::issuers::{Issuers, Refusal};
 use crate::metrics::Metrics;
 use crate::tokens::{Hs256Profile, IdentityProfile, OauthProfile, Profiles, Subject};
+
+/// How a caller with a JWT authenticated, for the audit line.
+const JWT_CREDENTIAL: &str = "jwt";
 
 /// All callers of a configuration, with their credentials.
 pub struct Callers {
     credentials: Credentials,
+    jwts: JwtCredentials,
     callers: Vec<Arc<Caller>>,
+}
+
+/// The result of looking up a Bearer credential.
+pub(crate) enum BearerLookup<'a> {
+    /// The caller, and how it authenticated.
+    Known(&'static str, &'a Arc<Caller>),
+    /// A JWT that must be verified. The value is its SHA-256.
+    UnverifiedJwt([u8; 32]),
+    Unknown,
+}
+
+/// Why a caller isn't authenticated. The caller itself learns only that it isn't.
+#[derive(Debug, Error)]
+pub(crate) enum AuthenticationError {
+    #[error("the JWT {refusal}")]
+    RefusedJwt {
+        /// The name of the issuer in the configuration; `None` if it has none with this `iss`.
+        issuer: Option<Name>,
+        refusal: Refusal,
+    },
+    /// The keys that decide aren't available.
+    #[error("the keys of the issuer `{issuer}` aren't available")]
+    KeysUnavailable { issuer: Name, retry_after: Duration },
 }
 
 /// A caller with its grants, its policy and the state of its rate limits.
@@ -45,6 +81,7 @@ pub struct Caller {
     pub hs256: BTreeMap<Hs256Kind, Grants<Grant<Hs256Profile>>>,
     pub bundles: Grants<BundleGrant>,
     subjects: Option<SubjectPattern>,
+    subject_token: Option<SubjectTokenRule>,
     /// `subjects_per_minute` and its state. A reload keeps the state.
     subject_limit: Option<(u32, Arc<DistinctSubjectLimit>)>,
     policy: PolicyMode,
@@ -60,9 +97,9 @@ impl Callers {
     /// Resolves the callers of a configuration.
     ///
     /// # Panics
-    /// If `profiles` doesn't belong to the same configuration.
-    pub fn new(config: &Config, profiles: &Profiles, metrics: &Metrics) -> Self {
-        Self::with_previous(config, profiles, metrics, None)
+    /// If `profiles` or `issuers` doesn't belong to the same configuration.
+    pub fn new(config: &Config, profiles: &Profiles, issuers: &Issuers, metrics: &Metrics) -> Self {
+        Self::with_previous(config, profiles, issuers, metrics, None)
     }
 
     /// Like [`new`](Self::new), but takes over the state of the rate limits from `previous`, for a reload.
@@ -72,6 +109,7 @@ impl Callers {
     pub(crate) fn with_previous(
         config: &Config,
         profiles: &Profiles,
+        issuers: &Issuers,
         metrics: &Metrics,
         previous: Option<&Self>,
     ) -> Self {
@@ -82,10 +120,11 @@ impl Callers {
             .collect();
         let caller = |caller: &config::CallerConfig| {
             let previous = previous.get(&caller.name).map(|previous| &***previous);
-            Arc::new(Caller::new(caller, &config.bundles, profiles, metrics, previous))
+            Arc::new(Caller::new(caller, &config.bundles, profiles, issuers, metrics, previous))
         };
         Self {
             credentials: Credentials::of(config.callers.values()),
+            jwts: JwtCredentials::new(config.callers.values(), issuers),
             callers: config.callers.values().map(caller).collect(),
         }
     }
@@ -109,12 +148,43 @@ impl Callers {
 
     /// Finds the caller with this API key.
     pub fn by_api_key(&self, api_key: &[u8]) -> Option<&Arc<Caller>> {
-        self.credentials.by_api_key(api_key).map(|index| &self.callers[index as usize])
+        self.credentials.by_api_key_digest(&sha256(api_key)).map(|index| self.caller(index))
+    }
+
+    /// Finds the caller with this API key, or with this JWT if it was verified before.
+    pub(crate) fn find_bearer(&self, credential: &[u8], now: UnixTime) -> BearerLookup<'_> {
+        let digest = sha256(credential);
+        if let Some(index) = self.credentials.by_api_key_digest(&digest) {
+            return BearerLookup::Known("api_key", self.caller(index));
+        }
+        match self.jwts.find_remembered(&digest, now) {
+            Some(index) => BearerLookup::Known(JWT_CREDENTIAL, self.caller(index)),
+            None if self.jwts.is_jwt(credential) => BearerLookup::UnverifiedJwt(digest),
+            None => BearerLookup::Unknown,
+        }
+    }
+
+    /// Verifies a JWT, and finds its caller. `digest` is its SHA-256.
+    ///
+    /// # Errors
+    /// The JWT is refused, or its issuer's keys aren't available.
+    pub(crate) async fn by_jwt(
+        &self,
+        jwt: &[u8],
+        digest: [u8; 32],
+        now: UnixTime,
+    ) -> Result<(&'static str, &Arc<Caller>), AuthenticationError> {
+        let index = self.jwts.authenticate(jwt, digest, now).await?;
+        Ok((JWT_CREDENTIAL, self.caller(index)))
+    }
+
+    fn caller(&self, index: u32) -> &Arc<Caller> {
+        &self.callers[index as usize]
     }
 
     /// Finds the caller of a connection.
     pub(crate) fn by_peer(&self, peer: &Peer) -> Option<&Arc<Caller>> {
-        self.credentials.by_peer(peer).map(|index| &self.callers[index as usize])
+        self.credentials.by_peer(peer).map(|index| self.caller(index))
     }
 }
 
@@ -123,6 +193,7 @@ impl Caller {
         caller: &config::CallerConfig,
         bundles: &BTreeMap<Name, config::BundleConfig>,
         profiles: &Profiles,
+        issuers: &Issuers,
         metrics: &Metrics,
         previous: Option<&Self>,
     ) -> Self {
@@ -145,6 +216,7 @@ impl Caller {
             identity,
             hs256,
             subjects: caller.subjects.clone(),
+            subject_token: caller.subject_token.as_ref().map(|config| SubjectTokenRule::new(config, issuers)),
             subject_limit: caller
                 .subjects_per_minute
                 .map(|most| (most, previous_limit().unwrap_or_default())),
@@ -190,6 +262,11 @@ impl Caller {
         let Some(rule) = violation.rule().filter(|_| is_audited) else { return Err(violation) };
         self.would_refuse[rule as usize].inc();
         Ok(Authorized { grant, audit_violation: Some(violation) })
+    }
+
+    /// Counts a request that `subject_token` would refuse, and that audit mode allows.
+    fn count_subject_token_violation(&self) {
+        self.would_refuse[PolicyRule::SubjectToken as usize].inc();
     }
 
     fn find_violation(
@@ -244,6 +321,8 @@ mod tests {
             api_key_sha256: Vec::new(),
             client_san: Vec::new(),
             peer_uid: None,
+            jwt: None,
+            subject_token: None,
             allow: Vec::new(),
             subjects: Some(SubjectPattern::parse("user-[0-9]").expect("a pattern")),
             subjects_per_minute: Some(1),
@@ -251,7 +330,7 @@ mod tests {
             rate_limit: None,
         };
         let profiles = Profiles { identity: BTreeMap::new(), oauth: BTreeMap::new(), hs256: BTreeMap::new() };
-        Caller::new(&caller, &BTreeMap::new(), &profiles, metrics, None)
+        Caller::new(&caller, &BTreeMap::new(), &profiles, &Issuers::default(), metrics, None)
     }
 
     /// All combinations of the rules' results, with both policies.

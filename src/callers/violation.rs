@@ -12,10 +12,12 @@ pub(crate) enum PolicyRule {
     Subject,
     /// `subjects_per_minute`
     SubjectLimit,
+    /// `subject_token`
+    SubjectToken,
 }
 
 impl PolicyRule {
-    pub(crate) const ALL: &[Self] = &[Self::Profile, Self::Subject, Self::SubjectLimit];
+    pub(crate) const ALL: &[Self] = &[Self::Profile, Self::Subject, Self::SubjectLimit, Self::SubjectToken];
 
     /// The value of the label `rule`: the setting's name.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -23,6 +25,7 @@ impl PolicyRule {
             Self::Profile => "allow",
             Self::Subject => "subjects",
             Self::SubjectLimit => "subjects_per_minute",
+            Self::SubjectToken => "subject_token",
         }
     }
 }

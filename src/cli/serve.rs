@@ -111,6 +111,7 @@ fn run_until_stopped(
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
         systemd::notify_ready();
         tokio::spawn(systemd::feed_watchdog());
+        tokio::spawn(app.fetch_issuer_keys());
         let mut second = Signals::listen().map_err(CliError::failed)?;
         let (force, stop_waiting_for_log) = (CancellationToken::new(), log.stop_waiting());
         let forced = force.clone();

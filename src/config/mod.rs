@@ -8,6 +8,7 @@
 
 mod cache;
 mod hs256;
+mod issuers;
 mod listen;
 mod names;
 mod ops_address;
@@ -31,6 +32,8 @@ use zeroize::Zeroizing;
 
 pub(crate) use cache::{CacheConfig, RedisConfig, RedisUrl};
 pub use hs256::Hs256Kind;
+pub use issuers::{CallerJwtConfig, IssuerConfig, SubjectTokenConfig};
+pub(crate) use issuers::{IssuerKeySource, JwtAlgorithm, KeyAddress, KeyFetchConfig};
 pub(crate) use listen::ListenAddress;
 pub use names::{Algorithm, HttpsOrLoopbackUrl, KeyId, Name, ProfileKind, ProfileName, SubjectPattern};
 pub(crate) use names::{ClientSan, Issuer, OrgId, validate_text};
@@ -67,6 +70,7 @@ pub struct Config {
     /// The profiles of each HS256 kind. Every kind has an entry, even without profiles.
     pub hs256: BTreeMap<Hs256Kind, BTreeMap<Name, Hs256Config>>,
     pub bundles: BTreeMap<Name, BundleConfig>,
+    pub issuers: BTreeMap<Name, IssuerConfig>,
     pub callers: BTreeMap<Name, CallerConfig>,
     /// Problems that are allowed, but probably mistakes.
     pub warnings: Vec<Problem>,
@@ -318,6 +322,10 @@ pub struct CallerConfig {
     pub(crate) client_san: Vec<ClientSan>,
     /// The Unix user that the caller runs as, on a Unix socket.
     pub(crate) peer_uid: Option<u32>,
+    /// The JWTs that authenticate it.
+    pub(crate) jwt: Option<CallerJwtConfig>,
+    /// The tokens that say who its user is; `None` if it names any subject itself.
+    pub(crate) subject_token: Option<SubjectTokenConfig>,
     pub allow: Vec<ProfileName>,
     pub subjects: Option<SubjectPattern>,
     /// The most distinct subjects that it may name in a minute; `None` is no limit.
@@ -327,7 +335,7 @@ pub struct CallerConfig {
     pub rate_limit: Option<RateLimit>,
 }
 
-/// The handling of requests that the caller's `allow`, `subjects` or `subjects_per_minute` forbids.
+/// The handling of requests that the caller's `allow`, `subjects`, `subjects_per_minute` or `subject_token` forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PolicyMode {
     /// Such a request is rejected.

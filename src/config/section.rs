@@ -277,8 +277,26 @@ impl<'a> Section<'a> {
         set
     }
 
+    /// Parses each entry of a list like [`list`](Self::list), for an entry of this table with a user-chosen name.
+    pub(crate) fn list_of<T>(
+        &self,
+        name: &str,
+        node: &ConfigNode,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        self.items_of(name, node, parse).into_iter().map(|(_, item)| item).collect()
+    }
+
     fn items<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<(ValueOrigin, T)> {
-        let Some(node) = self.node(name) else { return Vec::new() };
+        self.node(name).map(|node| self.items_of(name, node, parse)).unwrap_or_default()
+    }
+
+    fn items_of<T>(
+        &self,
+        name: &str,
+        node: &ConfigNode,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Vec<(ValueOrigin, T)> {
         let texts: Vec<(&ValueOrigin, Result<Zeroizing<String>, String>)> = match &node.value {
             ConfigValue::List(items) => items.iter().map(|item| (&item.origin, parse_string(item))).collect(),
             ConfigValue::Untyped(value) => {
@@ -339,25 +357,32 @@ impl<'a> Section<'a> {
     /// Returns a secret given as `name`, or in a file as `name_file`. Giving both is an error. One trailing newline
     /// of the file is removed.
     pub(crate) fn secret(&self, name: &'static str, name_file: &'static str) -> Option<SecretString> {
-        let inline = self.optional(name, parse_string);
-        let file = self.path(name_file);
         if self.has(name) && self.has(name_file) {
             self.problem(name, format!("is given twice: remove `{name}` or `{name_file}`"));
             return None;
         }
-        let secret = match file {
-            None => inline?,
-            Some(path) => {
-                let content = read_secret_file(name, &path);
-                self.diagnostics.files.borrow_mut().push(path.as_path().to_path_buf());
-                content.map_err(|message| self.problem(name_file, message)).ok()?
-            }
-        };
+        if self.has(name_file) {
+            return self.secret_from_file(name_file);
+        }
+        let secret = self.optional(name, parse_string)?;
+        self.non_empty_secret(name, &secret)
+    }
+
+    /// Returns the secret in the file that `name_file` names. One trailing newline of the file is removed.
+    pub(crate) fn secret_from_file(&self, name_file: &'static str) -> Option<SecretString> {
+        let path = self.path(name_file)?;
+        let content = read_secret_file(name_file.trim_end_matches("_file"), &path);
+        self.diagnostics.files.borrow_mut().push(path.as_path().to_path_buf());
+        let secret = content.map_err(|message| self.problem(name_file, message)).ok()?;
+        self.non_empty_secret(name_file, &secret)
+    }
+
+    fn non_empty_secret(&self, name: &str, secret: &str) -> Option<SecretString> {
         if secret.is_empty() {
-            self.problem(if self.has(name) { name } else { name_file }, "is empty");
+            self.problem(name, "is empty");
             return None;
         }
-        Some(SecretString::from(secret.as_str()))
+        Some(SecretString::from(secret))
     }
 
     /// Returns a table inside this one.

@@ -152,6 +152,8 @@ pub(crate) enum WarningCode {
     UnlistedKey,
     UnreachableBundle,
     UnreadVariable,
+    /// No caller refers to an issuer.
+    UnusedIssuer,
 }
 
 impl Problem {

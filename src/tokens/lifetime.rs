@@ -3,13 +3,29 @@
 use std::time::Duration;
 
 use super::invalid_field::InvalidField;
+use crate::clock::UnixTime;
 use crate::config::MIN_TTL;
 
-/// The lifetime of a token: at least [`MIN_TTL`], at most the profile's `max_ttl`.
+/// The time by which a token must end has passed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct LatestEndPassed;
+
+/// The lifetime of a token: at least [`MIN_TTL`], at most the profile's `max_ttl`. It is shorter if the proof of its subject ends
+/// earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime(pub(super) Duration);
 
 impl Lifetime {
+    /// Shortens the lifetime so that a token minted at `now` doesn't end after `latest`.
+    ///
+    /// # Errors
+    /// `latest` isn't after `now`.
+    pub(crate) fn ending_by(self, latest: UnixTime, now: UnixTime) -> Result<Self, LatestEndPassed> {
+        let remaining = u64::try_from(now.seconds_until(latest)).ok().filter(|seconds| *seconds > 0);
+        let remaining = Duration::from_secs(remaining.ok_or(LatestEndPassed)?);
+        Ok(Self(self.0.min(remaining)))
+    }
+
     /// Accepts a requested lifetime in seconds within the bounds; `None` gives the profile's `ttl`.
     ///
     /// # Errors
@@ -50,6 +66,20 @@ mod tests {
             let wanted = requested.unwrap_or(ttl);
             let expected = (60..=max_ttl).contains(&wanted).then_some(Lifetime(Duration::from_secs(wanted)));
             prop_assert_eq!(lifetime.ok(), expected);
+        }
+    }
+
+    #[test]
+    fn a_lifetime_ends_with_the_proof_of_its_subject_at_the_latest() {
+        let now = UnixTime::from_seconds(1_000);
+        let lifetime = Lifetime(Duration::from_mins(10));
+        let ending_by = |latest| lifetime.ending_by(UnixTime::from_seconds(latest), now);
+        assert_eq!(ending_by(1_600), Ok(lifetime));
+        assert_eq!(ending_by(i64::MAX), Ok(lifetime));
+        assert_eq!(ending_by(1_599), Ok(Lifetime(Duration::from_secs(599))));
+        assert_eq!(ending_by(1_001), Ok(Lifetime(Duration::from_secs(1))));
+        for passed in [1_000, 999, i64::MIN] {
+            assert_eq!(ending_by(passed), Err(LatestEndPassed));
         }
     }
 

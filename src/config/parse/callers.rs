@@ -11,6 +11,7 @@ use super::super::{
     BundleConfig, CallerConfig, ClientSan, ListenAddress, Name, PolicyMode, ProfileKind, ProfileName,
     RateLimit, ServerConfig,
 };
+use super::issuers::{parse_caller_jwt, parse_subject_token};
 use super::profiles::{check_defined, parse_subjects};
 use super::{DefinedNames, SECOND, saturating_u32};
 use crate::hash::sha256;
@@ -32,6 +33,8 @@ pub(super) fn parse_caller(
     });
     let client_san = section.set("client_san", ClientSan::parse);
     let peer_uid = section.optional("peer_uid", parse_uid);
+    let jwt = parse_caller_jwt(section, defined);
+    let subject_token = parse_subject_token(section, defined);
     let allow = section.list("allow", ProfileName::parse);
     let subjects = parse_subjects(section);
     let subjects_per_minute = section.count("subjects_per_minute").map(saturating_u32);
@@ -43,7 +46,7 @@ pub(super) fn parse_caller(
         section.warn(
             WarningCode::PolicyAudit,
             "policy",
-            "allows and counts requests that `allow`, `subjects` and `subjects_per_minute` forbid",
+            "allows and counts requests that `allow`, `subjects`, `subjects_per_minute` and `subject_token` forbid",
         );
     }
     let rate = section.count("rate").map(saturating_u32);
@@ -51,11 +54,18 @@ pub(super) fn parse_caller(
     if section.has("burst") && !section.has("rate") {
         section.problem("burst", "needs `rate`, the requests per second");
     }
-    if !["api_key_sha256", "client_san", "peer_uid"].iter().any(|credential| section.has(credential)) {
-        let message = "is missing: without an API key, `client_san` or `peer_uid`, nobody can authenticate as this \
-        caller";
+    if !["api_key_sha256", "client_san", "peer_uid", "jwt_issuer"]
+        .iter()
+        .any(|credential| section.has(credential))
+    {
+        let message = "is missing: without an API key, `client_san`, `peer_uid` or `jwt_issuer`, nobody can authenticate as \
+        this caller";
         section.problem("api_key_sha256", message);
-    } else if section.is_empty_list("api_key_sha256") && client_san.is_empty() && peer_uid.is_none() {
+    } else if section.is_empty_list("api_key_sha256")
+        && client_san.is_empty()
+        && peer_uid.is_none()
+        && !section.has("jwt_issuer")
+    {
         section.warn(
             WarningCode::CallerCredential,
             "api_key_sha256",
@@ -96,6 +106,8 @@ pub(super) fn parse_caller(
         api_key_sha256,
         client_san,
         peer_uid,
+        jwt,
+        subject_token,
         allow,
         subjects,
         subjects_per_minute,

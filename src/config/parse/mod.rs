@@ -5,6 +5,7 @@
 
 mod cache;
 mod callers;
+mod issuers;
 mod keysets;
 mod profiles;
 mod server;
@@ -20,10 +21,11 @@ use super::source::{
 use super::values::paste_artifact;
 use super::written::WrittenSettings;
 use super::{
-    BundleConfig, CacheConfig, CallerConfig, Config, Hs256Kind, IdentityConfig, KeysetConfig, Name,
-    OauthConfig, ProfileKind, ServerConfig,
+    BundleConfig, CacheConfig, CallerConfig, Config, Hs256Kind, IdentityConfig, IssuerConfig, KeysetConfig,
+    Name, OauthConfig, ProfileKind, ServerConfig,
 };
 use callers::{parse_caller, reject_shared_credentials, warn_unreachable_bundles, warn_unusable_credentials};
+use issuers::{parse_issuer, reject_shared_jwts, warn_unused_issuers};
 use keysets::{assign_algorithms, parse_keyset};
 pub(crate) use profiles::Hs256Config;
 use profiles::{hs256_profile, parse_bundle, parse_identity, parse_oauth};
@@ -32,7 +34,7 @@ const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const SECOND: Duration = Duration::from_secs(1);
 /// The sections that hold no profiles; each [`ProfileKind`] has one of its own.
-const SECTIONS: &[&str] = &["server", "cache", "keysets", "callers"];
+const SECTIONS: &[&str] = &["server", "cache", "keysets", "callers", "issuers"];
 
 /// The parsed sections. `rest` is `None` only if a problem was reported.
 pub(super) struct ParsedConfig {
@@ -47,6 +49,7 @@ pub(super) struct OtherSections {
     oauth: BTreeMap<Name, OauthConfig>,
     hs256: BTreeMap<Hs256Kind, BTreeMap<Name, Hs256Config>>,
     bundles: BTreeMap<Name, BundleConfig>,
+    issuers: BTreeMap<Name, IssuerConfig>,
     callers: BTreeMap<Name, CallerConfig>,
 }
 
@@ -58,8 +61,21 @@ impl OtherSections {
         files: Vec<PathBuf>,
         written: WrittenSettings,
     ) -> Config {
-        let Self { server, cache, identity, oauth, hs256, bundles, callers } = self;
-        Config { server, cache, keysets, identity, oauth, hs256, bundles, callers, warnings, files, written }
+        let Self { server, cache, identity, oauth, hs256, bundles, issuers, callers } = self;
+        Config {
+            server,
+            cache,
+            keysets,
+            identity,
+            oauth,
+            hs256,
+            bundles,
+            issuers,
+            callers,
+            warnings,
+            files,
+            written,
+        }
     }
 }
 
@@ -115,6 +131,8 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     let hs256 = Hs256Kind::ALL.iter().map(|kind| (*kind, of_kind(*kind))).collect();
     let bundles =
         parse_named(root.section("bundles").as_ref(), |name, section| parse_bundle(name, section, &defined));
+    let issuers_section = root.section("issuers");
+    let issuers = parse_named(issuers_section.as_ref(), parse_issuer);
     let callers_section = root.section("callers");
     let callers =
         parse_named(callers_section.as_ref(), |name, section| parse_caller(name, section, &defined));
@@ -122,6 +140,8 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     warn_unreachable_bundles(callers_section.as_ref(), &callers, &bundles);
     assign_algorithms(keysets_section.as_ref(), &mut keysets, &identity, &oauth);
     reject_shared_credentials(root, &callers);
+    reject_shared_jwts(root, &callers);
+    warn_unused_issuers(issuers_section.as_ref(), &issuers, &callers);
     warn_unusable_credentials(callers_section.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {
         root.warn(
@@ -137,6 +157,7 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
         oauth,
         hs256,
         bundles,
+        issuers,
         callers,
     });
     ParsedConfig { keysets, rest }
@@ -170,7 +191,7 @@ impl DefinedNames {
     fn new(root: &Section<'_>) -> Self {
         let names = |section: &'static str| (section, root.names_in(section).map(str::to_owned).collect());
         let sections = ProfileKind::ALL.iter().map(|kind| kind.section());
-        Self(sections.chain(["keysets"]).map(names).collect())
+        Self(sections.chain(["keysets", "issuers"]).map(names).collect())
     }
 
     fn has(&self, section: &str, name: &str) -> bool {

@@ -16,7 +16,7 @@ use super::super::{
 use super::{DefinedNames, HOUR, InvalidSection};
 
 /// The output length of HMAC-SHA256, the minimum for HS256 keys (RFC 7518, section 3.2).
-const MIN_HS256_SECRET_BYTES: usize = 32;
+pub(super) const MIN_HS256_SECRET_BYTES: usize = 32;
 
 pub(super) fn parse_identity(
     name: &Name,

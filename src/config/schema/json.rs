@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{KeySchema, NAME, NO_LIMIT, Presence, ROOT, Rule, TableSchema, TextForm, ValueKind};
+use super::{KeySchema, NO_LIMIT, Presence, ROOT, Rule, TableSchema, TextForm, ValueKind};
 
 /// A duration in the syntax of the `humantime` crate: numbers with units.
 const DURATION: &str = "^\\s*([0-9]+(\\.[0-9]+)?\\s*(nanos|nsec|ns|usec|us|\u{b5}s|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|mins|min|m|\
@@ -26,7 +26,7 @@ fn table(table: &TableSchema) -> Value {
     schema.insert("type".to_owned(), json!("object"));
     schema.insert("description".to_owned(), json!(without_links(table.about)));
     if let Some(named) = table.named {
-        schema.insert("propertyNames".to_owned(), json!({ "pattern": NAME.pattern }));
+        schema.insert("propertyNames".to_owned(), json!({ "pattern": table.names.pattern }));
         schema.insert("additionalProperties".to_owned(), key(named));
         if matches!(named.presence, Presence::Conditional(_)) {
             schema.insert("minProperties".to_owned(), json!(1));

@@ -4,6 +4,7 @@
 //! here. The reference pages and the JSON Schema are made from the same tables.
 
 mod callers;
+mod issuers;
 mod json;
 mod keysets;
 mod profiles;
@@ -24,6 +25,8 @@ pub struct TableSchema {
     pub keys: &'static [KeySchema],
     /// The schema of entries with user-chosen names, for example of each `[callers.NAME]`. Its `name` is a placeholder.
     pub named: Option<&'static KeySchema>,
+    /// The form of those names.
+    names: TextForm,
     pub rules: &'static [Rule],
 }
 
@@ -104,12 +107,16 @@ pub enum Rule {
 
 impl TableSchema {
     const fn new(about: &'static str, keys: &'static [KeySchema]) -> Self {
-        Self { about, keys, named: None, rules: &[] }
+        Self { about, keys, named: None, names: NAME, rules: &[] }
     }
 
     /// A table whose keys are user-chosen names.
     const fn of_named(about: &'static str, named: &'static KeySchema) -> Self {
-        Self { about, keys: &[], named: Some(named), rules: &[] }
+        Self { about, keys: &[], named: Some(named), names: NAME, rules: &[] }
+    }
+
+    const fn with_names(self, names: TextForm) -> Self {
+        Self { names, ..self }
     }
 
     const fn with_rules(self, rules: &'static [Rule]) -> Self {
@@ -167,6 +174,7 @@ pub static ROOT: TableSchema = TableSchema::new(
         table("intercom", &profiles::INTERCOM_PROFILES),
         table("bundles", &profiles::BUNDLES),
         table("callers", &callers::CALLERS),
+        table("issuers", &issuers::ISSUERS),
     ],
 );
 

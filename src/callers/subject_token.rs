@@ -1,0 +1,169 @@
+//! The subject of a request: named by the caller, or proven by a `subject_token`, the JWT of an identity provider.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::Caller;
+use crate::clock::UnixTime;
+use crate::config::{Name, PolicyMode, SubjectTokenConfig};
+use crate::issuers::{Issuer, Issuers, Refusal, UnverifiedJwt, VerifyError};
+use crate::tokens::{InvalidField, Lifetime, Subject};
+
+/// The name of the field.
+const FIELD: &str = "subject_token";
+
+/// The rule of a caller for subject tokens.
+pub(super) struct SubjectTokenRule {
+    issuer: Arc<Issuer>,
+    /// The claim that names the subject.
+    claim: String,
+    is_required: bool,
+}
+
+/// Whom a request is for.
+pub(crate) struct RequestedSubject {
+    pub(crate) subject: Subject,
+    /// The token that proves it.
+    pub(crate) proof: Option<SubjectProof>,
+    /// Why `subject_token = "required"` would refuse the request, if `policy = "audit"`.
+    pub(crate) audit_violation: Option<InvalidField>,
+}
+
+/// Who says that a request is for its subject.
+pub(crate) struct SubjectProof {
+    pub(crate) issuer: Name,
+    /// When the subject token ends. The minted token must not end later.
+    pub(crate) valid_until: UnixTime,
+}
+
+/// Why a request has no subject.
+#[derive(Debug)]
+pub(crate) enum SubjectError {
+    Invalid(InvalidField),
+    /// The keys of the issuer of subject tokens aren't available.
+    KeysUnavailable { retry_after: Duration },
+}
+
+impl RequestedSubject {
+    /// Shortens the lifetime of a token that is minted at `now`, so that it doesn't outlive the proof of its subject.
+    ///
+    /// # Errors
+    /// The proof has expired.
+    pub(crate) fn limit_lifetime(&self, lifetime: Lifetime, now: UnixTime) -> Result<Lifetime, InvalidField> {
+        let Some(proof) = &self.proof else { return Ok(lifetime) };
+        let limited = lifetime.ending_by(proof.valid_until, now);
+        limited.map_err(|_| InvalidField::new(FIELD, Refusal::Expired.to_string()))
+    }
+
+    /// The name of the issuer that proves the subject.
+    pub(crate) fn proven_by(&self) -> Option<&Name> {
+        self.proof.as_ref().map(|proof| &proof.issuer)
+    }
+}
+
+impl From<InvalidField> for SubjectError {
+    fn from(invalid_field: InvalidField) -> Self {
+        Self::Invalid(invalid_field)
+    }
+}
+
+impl SubjectTokenRule {
+    /// # Panics
+    /// If `issuers` doesn't belong to the same configuration.
+    pub(super) fn new(config: &SubjectTokenConfig, issuers: &Issuers) -> Self {
+        let issuer = issuers.get(&config.issuer);
+        let issuer = issuer.expect("a validated configuration has each issuer that it names").clone();
+        Self { issuer, claim: config.claim.clone(), is_required: config.is_required }
+    }
+
+    /// Verifies a subject token.
+    async fn verify(&self, token: &str, now: UnixTime) -> Result<(Subject, SubjectProof), SubjectError> {
+        let refused = |refusal: Refusal| InvalidField::new(FIELD, refusal.to_string());
+        let jwt = UnverifiedJwt::parse(token).map_err(|refusal| {
+            self.issuer.count_refusal(refusal.rule());
+            refused(refusal)
+        })?;
+        let claims = self.issuer.verify(&jwt, now).await.map_err(|error| match error {
+            VerifyError::Refused(refusal) => SubjectError::Invalid(refused(refusal)),
+            VerifyError::KeysUnavailable { retry_after } => {
+                SubjectError::KeysUnavailable { retry_after }
+            }
+        })?;
+        let subject = claims.text(&self.claim).ok_or(Refusal::SubjectClaim).map_err(|refusal| {
+            self.issuer.count_refusal(refusal.rule());
+            refused(refusal)
+        })?;
+        let subject = Subject::parse(FIELD, subject.to_owned()).map_err(|invalid_field| {
+            let message = format!("names a subject that {}", invalid_field.message);
+            InvalidField::new(FIELD, message)
+        })?;
+        let proof = SubjectProof { issuer: self.issuer.name.clone(), valid_until: claims.valid_until };
+        Ok((subject, proof))
+    }
+}
+
+impl Caller {
+    /// Decides whom a request is for: `named` is the value of its field `field`, `sub` or `user_id`.
+    ///
+    /// # Errors
+    /// A field is missing or invalid, the token is refused, or its issuer's keys aren't available.
+    pub(crate) async fn requested_subject(
+        &self,
+        field: &'static str,
+        named: Option<String>,
+        token: Option<&SecretString>,
+        now: UnixTime,
+    ) -> Result<RequestedSubject, SubjectError> {
+        let named = named.map(|named| Subject::parse(field, named)).transpose()?;
+        let from_request = |named: Option<Subject>, audit_violation| {
+            let subject = named.ok_or_else(|| InvalidField::new(field, "is missing"))?;
+            Ok(RequestedSubject { subject, proof: None, audit_violation })
+        };
+        let (rule, token) = match (&self.subject_token, token) {
+            (None, None) => return from_request(named, None),
+            (None, Some(_)) => {
+                let message = "isn't accepted from this caller: leave it out, or set `subject_token` and `subject_issuer` in the \
+                               caller's configuration";
+                return Err(InvalidField::new(FIELD, message).into());
+            }
+            (Some(rule), None) if !rule.is_required => return from_request(named, None),
+            (Some(rule), token) => (rule, token),
+        };
+        let error = match self.proven_subject(rule, field, named.as_ref(), token, now).await {
+            Ok(proven) => return Ok(proven),
+            Err(error) => error,
+        };
+        let violation = match error {
+            // While a backend is changed over, what worked before goes on.
+            error if self.policy != PolicyMode::Audit || named.is_none() => return Err(error),
+            SubjectError::Invalid(violation) => violation,
+            SubjectError::KeysUnavailable { .. } => {
+                InvalidField::new(FIELD, "can't be verified: its issuer's keys aren't available")
+            }
+        };
+        self.count_subject_token_violation();
+        from_request(named, Some(violation))
+    }
+
+    async fn proven_subject(
+        &self,
+        rule: &SubjectTokenRule,
+        field: &'static str,
+        named: Option<&Subject>,
+        token: Option<&SecretString>,
+        now: UnixTime,
+    ) -> Result<RequestedSubject, SubjectError> {
+        let Some(token) = token else {
+            let message = "is missing: this caller must send the user's token from its identity provider";
+            return Err(InvalidField::new(FIELD, message).into());
+        };
+        let (subject, proof) = rule.verify(token.expose_secret(), now).await?;
+        if named.is_some_and(|named| named.as_str() != subject.as_str()) {
+            let message = "isn't the subject of `subject_token`: leave it out, or send the same";
+            return Err(InvalidField::new(field, message).into());
+        }
+        Ok(RequestedSubject { subject, proof: Some(proof), audit_violation: None })
+    }
+}

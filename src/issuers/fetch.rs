@@ -1,0 +1,251 @@
+//! Fetches the keys of an issuer, with bounds: [`FETCH_TIMEOUT`], [`MAX_BODY_BYTES`], [`MAX_REDIRECTS`].
+
+use std::time::Duration;
+
+use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL};
+use http::{HeaderMap, HeaderValue};
+use jsonwebtoken::Algorithm;
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Certificate, Client, ClientBuilder};
+use thiserror::Error;
+use url::Url;
+use zeroize::Zeroizing;
+
+use super::key_cache::FetchKeys;
+use super::key_set::{KeySet, KeySetError};
+use crate::config::{HttpsOrLoopbackUrl, KeyAddress, KeyFetchConfig, UnverifiedPath};
+use crate::files::{FileError, MAX_FILE_SIZE, OpenedFile};
+use crate::json::Json;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time in which the keys must arrive, discovery included.
+pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest body of a response, in bytes.
+const MAX_BODY_BYTES: usize = 64 << 10;
+const MAX_REDIRECTS: usize = 3;
+/// The largest token in `bearer_token_file`, in bytes.
+const MAX_BEARER_TOKEN_BYTES: u64 = 16 << 10;
+const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
+/// How long fetched keys are fresh if the response doesn't say it, and the bounds for what it says.
+const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);
+const MIN_LIFETIME: Duration = Duration::from_mins(1);
+const MAX_LIFETIME: Duration = Duration::from_hours(1);
+
+/// Fetches the keys of one issuer.
+pub(crate) struct KeyFetcher {
+    config: KeyFetchConfig,
+    /// The content of `ca_file`.
+    authorities: Option<Vec<u8>>,
+    algorithms: Vec<Algorithm>,
+    issuer: String,
+    client: Client,
+}
+
+/// Compares what decides which keys are fetched.
+impl PartialEq for KeyFetcher {
+    fn eq(&self, other: &Self) -> bool {
+        self.config == other.config
+            && self.authorities == other.authorities
+            && self.algorithms == other.algorithms
+            && self.issuer == other.issuer
+    }
+}
+
+/// Fetched keys.
+pub(super) struct FetchedKeys {
+    pub(super) keys: KeySet,
+    /// How long they are fresh.
+    pub(super) lifetime: Duration,
+}
+
+/// Why keys can't be fetched. A message contains no part of a response's body.
+#[derive(Debug, Error)]
+pub(super) enum FetchError {
+    #[error("{what} can't be fetched: {reason}")]
+    Unreachable { what: &'static str, reason: String },
+    #[error("{what} didn't arrive within {} s", FETCH_TIMEOUT.as_secs())]
+    Timeout { what: &'static str },
+    #[error("the answer to the request for {what} has the status {status}")]
+    Status { what: &'static str, status: u16 },
+    #[error("{what} has more than 64 KiB")]
+    TooLarge { what: &'static str },
+    #[error("the issuer's metadata {0}")]
+    Discovery(&'static str),
+    #[error("the JWKS {0}")]
+    KeySet(#[from] KeySetError),
+    #[error("`bearer_token_file` can't be used: {0}")]
+    BearerToken(String),
+}
+
+const METADATA: &str = "the issuer's metadata";
+const JWKS: &str = "the JWKS";
+
+impl KeyFetcher {
+    /// Reads `ca_file`.
+    ///
+    /// # Errors
+    /// Says what is wrong with `ca_file`.
+    pub(super) fn new(
+        config: &KeyFetchConfig,
+        issuer: &str,
+        algorithms: Vec<Algorithm>,
+    ) -> Result<Self, String> {
+        let authorities = config.ca_file.as_ref().map(read_authorities).transpose()?;
+        let certificates = match &authorities {
+            None => None,
+            Some(pem) => Some(parse_authorities(pem)?),
+        };
+        let builder = || match &certificates {
+            None => client_builder(),
+            Some(certificates) => client_builder().tls_certs_only(certificates.iter().cloned()),
+        };
+        let client = builder().build().or_else(|error| {
+            tracing::warn!(
+                %error,
+                "this host has no certificate authorities, so keys of issuers can't be fetched: set ca_file, or mount a bundle and \
+                 set SSL_CERT_FILE"
+            );
+            client_builder().tls_certs_only([]).build()
+        });
+        let client = client.expect("a client that trusts nobody needs nothing of the host");
+        let (config, issuer) = (config.clone(), issuer.to_owned());
+        Ok(Self { config, authorities, algorithms, issuer, client })
+    }
+
+    async fn fetch_untimed(&self) -> Result<FetchedKeys, FetchError> {
+        let found;
+        let address = match &self.config.address {
+            KeyAddress::Jwks(address) => address,
+            KeyAddress::Discovery(issuer) => {
+                found = self.discover(issuer).await?;
+                &found
+            }
+        };
+        let (headers, body) = self.get(address, JWKS).await?;
+        Ok(FetchedKeys { keys: KeySet::parse(&body, &self.algorithms)?, lifetime: lifetime(&headers) })
+    }
+
+    /// Finds the JWKS by the issuer's metadata (OpenID Connect Discovery 1.0, section 4).
+    async fn discover(&self, issuer: &HttpsOrLoopbackUrl) -> Result<HttpsOrLoopbackUrl, FetchError> {
+        let address = issuer.with_path(DISCOVERY_PATH);
+        let address = address.map_err(|_| FetchError::Discovery("has an address that is too long"))?;
+        let (_, body) = self.get(&address, METADATA).await?;
+        let metadata = Json::parse(&body).ok().filter(|metadata| metadata.duplicate_key().is_none());
+        let metadata = metadata.ok_or(FetchError::Discovery("isn't JSON, or has a member twice"))?;
+        if metadata.text("issuer") != Some(&self.issuer) {
+            return Err(FetchError::Discovery("names another `issuer`"));
+        }
+        let jwks = metadata.text("jwks_uri").ok_or(FetchError::Discovery("has no `jwks_uri`"))?;
+        HttpsOrLoopbackUrl::parse(jwks)
+            .map_err(|_| FetchError::Discovery("has a `jwks_uri` that isn't an https URL"))
+    }
+
+    async fn get(
+        &self,
+        address: &HttpsOrLoopbackUrl,
+        what: &'static str,
+    ) -> Result<(HeaderMap, Vec<u8>), FetchError> {
+        let mut request = self.client.get(address.url().clone()).header(ACCEPT, "application/json, */*");
+        if let Some(file) = self.config.bearer_token_file.as_ref().filter(|_| self.is_token_for(address)) {
+            request = request.header(AUTHORIZATION, read_bearer_token(file).await?);
+        }
+        let unreachable = |error: &reqwest::Error| match error.is_timeout() {
+            true => FetchError::Timeout { what },
+            false => FetchError::Unreachable { what, reason: innermost(error) },
+        };
+        let mut response = request.send().await.map_err(|error| unreachable(&error))?;
+        if response.status() != http::StatusCode::OK {
+            return Err(FetchError::Status { what, status: response.status().as_u16() });
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&error))? {
+            if body.len() + chunk.len() > MAX_BODY_BYTES {
+                return Err(FetchError::TooLarge { what });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((response.headers().clone(), body))
+    }
+
+    /// Whether the token of `bearer_token_file` may be sent to `address`: to the host of the configuration, and not to another one
+    /// that the metadata names.
+    fn is_token_for(&self, address: &HttpsOrLoopbackUrl) -> bool {
+        let (KeyAddress::Jwks(configured) | KeyAddress::Discovery(configured)) = &self.config.address;
+        address.url().origin() == configured.url().origin()
+    }
+}
+
+impl FetchKeys for KeyFetcher {
+    /// Fetches the keys.
+    ///
+    /// # Errors
+    /// The keys can't be fetched, or not within [`FETCH_TIMEOUT`], or they can't be used.
+    async fn fetch(&self) -> Result<FetchedKeys, FetchError> {
+        let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch_untimed()).await;
+        fetched.unwrap_or(Err(FetchError::Timeout { what: JWKS }))
+    }
+}
+
+/// A client that ignores proxy settings of the environment, and follows redirects on the same host only.
+fn client_builder() -> ClientBuilder {
+    let is_same_host = |attempt: &Attempt<'_>| {
+        let first = attempt.previous().first().map(Url::origin);
+        first == Some(attempt.url().origin()) && attempt.previous().len() <= MAX_REDIRECTS
+    };
+    let policy =
+        Policy::custom(move |attempt| if is_same_host(&attempt) { attempt.follow() } else { attempt.stop() });
+    Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(FETCH_TIMEOUT)
+        .pool_max_idle_per_host(0)
+        .redirect(policy)
+        .no_proxy()
+        .user_agent(concat!("tokenmint/", env!("CARGO_PKG_VERSION")))
+}
+
+/// The innermost cause of an error, which has no address in it.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+fn read_authorities(file: &UnverifiedPath) -> Result<Vec<u8>, String> {
+    let read = OpenedFile::open(file.as_path()).and_then(|file| file.read(MAX_FILE_SIZE));
+    read.map(|pem| pem.to_vec()).map_err(|error| format!("can't be read: {error}"))
+}
+
+fn parse_authorities(pem: &[u8]) -> Result<Vec<Certificate>, String> {
+    let certificates = Certificate::from_pem_bundle(pem).unwrap_or_default();
+    if certificates.is_empty() {
+        return Err("holds no certificate in PEM (`-----BEGIN CERTIFICATE-----`)".to_owned());
+    }
+    Ok(certificates)
+}
+
+/// Reads a token on a blocking thread, because a mount may hang.
+async fn read_bearer_token(file: &UnverifiedPath) -> Result<HeaderValue, FetchError> {
+    let path = file.as_path().to_path_buf();
+    let read = move || -> Result<Zeroizing<Vec<u8>>, FileError> {
+        OpenedFile::open(&path)?.read(MAX_BEARER_TOKEN_BYTES)
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    let token = read.map_err(|error| FetchError::BearerToken(error.to_string()))?;
+    let token = token.map_err(|error| FetchError::BearerToken(error.to_string()))?;
+    let header = Zeroizing::new([b"Bearer ", token.trim_ascii()].concat());
+    let mut header = HeaderValue::from_bytes(&header)
+        .map_err(|_| FetchError::BearerToken("it doesn't hold a token".to_owned()))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// How long a response is fresh by its `Cache-Control` (RFC 9111, section 5.2.2), within the bounds.
+fn lifetime(headers: &HeaderMap) -> Duration {
+    let directives = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let max_age = directives
+        .flat_map(|directives| directives.split(','))
+        .find_map(|directive| directive.trim().strip_prefix("max-age=")?.parse().ok());
+    max_age.map_or(DEFAULT_LIFETIME, Duration::from_secs).clamp(MIN_LIFETIME, MAX_LIFETIME)
+}

@@ -1,0 +1,84 @@
+//! [`UnverifiedJwt`]: a token that is parsed but not verified.
+
+use std::str::FromStr as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
+
+use super::refusal::Refusal;
+use crate::json::Json;
+
+/// The longest token, in bytes.
+const MAX_LENGTH: usize = 16 << 10;
+/// The accepted values of `typ`, in lower case and without `application/`: JWTs, access tokens (RFC 9068), and the values of
+/// SPIFFE's JWT-SVID.
+const TYPES: &[&str] = &["jwt", "at+jwt", "jose"];
+
+/// A JWT in compact form (RFC 7515, section 3.1) whose header and claims are JSON objects without duplicate members. Nothing else
+/// about it is checked.
+pub struct UnverifiedJwt<'a> {
+    /// Header and payload, as they were signed.
+    pub(super) signed: &'a str,
+    /// In base64url.
+    pub(super) signature: &'a str,
+    header: Json,
+    pub(super) claims: Json,
+}
+
+impl<'a> UnverifiedJwt<'a> {
+    /// Whether a text has the form of a JWT: three parts, the first of which is a JSON object in base64url. An API key hasn't.
+    pub(crate) fn has_form(text: &[u8]) -> bool {
+        text.starts_with(b"ey") && text.iter().filter(|byte| **byte == b'.').count() == 2
+    }
+
+    /// Parses a token.
+    ///
+    /// # Errors
+    /// The token is too long, isn't in compact form, or its header or payload isn't a JSON object without duplicate members.
+    pub fn parse(token: &'a str) -> Result<Self, Refusal> {
+        if token.len() > MAX_LENGTH {
+            return Err(Refusal::TooLong);
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(Refusal::Form)?;
+        let (header, payload) = signed.split_once('.').ok_or(Refusal::Form)?;
+        if payload.contains('.') || URL_SAFE_NO_PAD.decode(signature).is_err() {
+            return Err(Refusal::Form);
+        }
+        let header = parse_object(header, Refusal::Header)?;
+        let claims = parse_object(payload, Refusal::Payload)?;
+        Ok(Self { signed, signature, header, claims })
+    }
+
+    /// The algorithm of the header, once the header is checked.
+    ///
+    /// # Errors
+    /// The token has critical extensions, is of another type, or has no known algorithm. `none` isn't known.
+    pub(super) fn algorithm(&self) -> Result<Algorithm, Refusal> {
+        if self.header.member("crit").is_some() {
+            return Err(Refusal::Critical);
+        }
+        if let Some(kind) = self.header.member("typ") {
+            let Json::String(kind) = kind else { return Err(Refusal::Type) };
+            let kind = kind.to_ascii_lowercase();
+            if !TYPES.contains(&kind.strip_prefix("application/").unwrap_or(&kind)) {
+                return Err(Refusal::Type);
+            }
+        }
+        if self.header.member("kid").is_some() && self.kid().is_none() {
+            return Err(Refusal::KeyId);
+        }
+        let algorithm = self.header.text("alg").ok_or(Refusal::Algorithm)?;
+        Algorithm::from_str(algorithm).map_err(|_| Refusal::Algorithm)
+    }
+
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.header.text("kid")
+    }
+}
+
+fn parse_object(part: &str, refusal: Refusal) -> Result<Json, Refusal> {
+    let text = URL_SAFE_NO_PAD.decode(part).map_err(|_| Refusal::Form)?;
+    let json = Json::parse(&text).map_err(|_| refusal)?;
+    if matches!(json, Json::Object(_)) && json.duplicate_key().is_none() { Ok(json) } else { Err(refusal) }
+}

@@ -1,0 +1,225 @@
+//! [`KeyCache`]: the fetched keys of one issuer.
+//!
+//! - A request that has its key never waits for a fetch. Keys that are due for renewal are fetched behind the answer.
+//! - All requests share one fetch. It runs in a task of its own, so a client that disconnects doesn't end it.
+//! - An unknown `kid` causes a fetch, because issuers rotate their keys. If the issuer doesn't have it either, no unknown `kid`
+//!   causes another fetch for [`UNKNOWN_KID_COOLDOWN`], however many such tokens arrive.
+//! - While the issuer can't be reached, its kept keys are used until they are [`MAX_KEY_AGE`] old.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::fetch::{FetchError, FetchedKeys};
+use super::key_set::KeySet;
+use super::{KeyVersion, VerifyError};
+use crate::clock::Clock;
+use crate::config::Name;
+use crate::metrics::Metrics;
+
+/// How old keys may become. They are renewed after an hour at most, so an outage of an hour is survived at least.
+const MAX_KEY_AGE: Duration = Duration::from_hours(2);
+/// How long no unknown `kid` causes a fetch after one that the issuer didn't have.
+const UNKNOWN_KID_COOLDOWN: Duration = Duration::from_secs(5);
+/// The shortest time between a failed fetch and the next one.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Fetches keys: over the network, or from a fake in tests.
+pub(super) trait FetchKeys: Send + Sync + 'static {
+    fn fetch(&self) -> impl Future<Output = Result<FetchedKeys, FetchError>> + Send;
+}
+
+/// The keys of one issuer, and the state of their fetch.
+pub(super) struct KeyCache<F> {
+    issuer: Name,
+    fetcher: F,
+    state: watch::Sender<State>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+/// All times are monotonic.
+#[derive(Default)]
+struct State {
+    kept: Option<KeptKeys>,
+    is_fetching: bool,
+    /// The number of fetches that have ended.
+    ended: u64,
+    /// Until when no fetch starts, because the last one failed.
+    retry_at: Option<Duration>,
+    /// Until when no unknown `kid` causes a fetch.
+    cooldown_until: Duration,
+}
+
+struct KeptKeys {
+    keys: Arc<KeySet>,
+    version: KeyVersion,
+    fetched_at: Duration,
+    renew_at: Duration,
+}
+
+/// What a request can do now.
+enum NextStep {
+    Use(Arc<KeySet>),
+    /// Wait until more than `ended` fetches have ended.
+    Fetch {
+        ended: u64,
+        is_running: bool,
+    },
+}
+
+impl State {
+    /// The keys, unless they are too old.
+    fn usable(&self, now: Duration) -> Option<&KeptKeys> {
+        self.kept.as_ref().filter(|kept| now.saturating_sub(kept.fetched_at) < MAX_KEY_AGE)
+    }
+
+    /// How long no fetch may start because the last one failed. `None` if one may.
+    fn retry_after(&self, now: Duration) -> Option<Duration> {
+        self.retry_at?.checked_sub(now).filter(|wait| !wait.is_zero())
+    }
+
+    fn is_fetch_due(&self, now: Duration) -> bool {
+        self.retry_after(now).is_none() && self.usable(now).is_none_or(|kept| now >= kept.renew_at)
+    }
+
+    fn next_step(&self, kid: Option<&str>, now: Duration) -> Result<NextStep, VerifyError> {
+        let kept = self.usable(now);
+        let has_key = |kept: &&KeptKeys| kid.is_none_or(|kid| kept.keys.has_kid(kid));
+        if let Some(kept) = kept.filter(has_key) {
+            return Ok(NextStep::Use(kept.keys.clone()));
+        }
+        if let Some(retry_after) = self.retry_after(now) {
+            return Err(VerifyError::KeysUnavailable { retry_after });
+        }
+        match kept {
+            Some(kept) if now < self.cooldown_until => Ok(NextStep::Use(kept.keys.clone())),
+            _ => Ok(NextStep::Fetch { ended: self.ended, is_running: self.is_fetching }),
+        }
+    }
+}
+
+impl<F: FetchKeys> KeyCache<F> {
+    pub(super) fn new(issuer: Name, fetcher: F, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { issuer, fetcher, state: watch::Sender::new(State::default()), clock, metrics })
+    }
+
+    pub(super) const fn fetcher(&self) -> &F {
+        &self.fetcher
+    }
+
+    /// Returns the keys for a token with this `kid`. Waits for a fetch only if there are no keys, or if none of them has this
+    /// `kid`.
+    ///
+    /// # Errors
+    /// There are no keys, or none with this `kid`, and the issuer can't be asked.
+    pub(super) async fn keys_for(self: &Arc<Self>, kid: Option<&str>) -> Result<Arc<KeySet>, VerifyError> {
+        self.fetch_if_due();
+        let mut receiver = self.state.subscribe();
+        loop {
+            let step = receiver.borrow_and_update().next_step(kid, self.clock.monotonic())?;
+            let (ended, is_running) = match step {
+                NextStep::Use(keys) => return Ok(keys),
+                NextStep::Fetch { ended, is_running } => (ended, is_running),
+            };
+            self.start_fetch();
+            // The sender lives as long as `self`.
+            let _ = receiver.wait_for(|state| state.ended > ended).await;
+            // A fetch that was running before may have asked the issuer before it had the key.
+            if !is_running {
+                self.start_cooldown_without(kid);
+            }
+        }
+    }
+
+    /// Starts a fetch if the keys are missing, too old, or due for renewal.
+    pub(super) fn fetch_if_due(self: &Arc<Self>) {
+        let is_due = self.state.borrow().is_fetch_due(self.clock.monotonic());
+        if is_due {
+            self.start_fetch();
+        }
+    }
+
+    /// Starts a fetch, unless one is running.
+    fn start_fetch(self: &Arc<Self>) {
+        let starts = self.state.send_if_modified(|state| !std::mem::replace(&mut state.is_fetching, true));
+        if starts {
+            tokio::spawn(RunningFetch { cache: self.clone(), outcome: None }.run());
+        }
+    }
+
+    /// Starts the cooldown if a fetch for `kid` has succeeded without it.
+    fn start_cooldown_without(&self, kid: Option<&str>) {
+        let now = self.clock.monotonic();
+        self.state.send_if_modified(|state| {
+            let lacks_it = |kept: &KeptKeys| kid.is_some_and(|kid| !kept.keys.has_kid(kid));
+            if state.retry_at.is_none() && state.usable(now).is_some_and(lacks_it) {
+                state.cooldown_until = now + UNKNOWN_KID_COOLDOWN;
+            }
+            // Nobody waits for a cooldown.
+            false
+        });
+    }
+
+    fn end_fetch(&self, outcome: Option<Result<FetchedKeys, FetchError>>) {
+        let now = self.clock.monotonic();
+        let label = if matches!(outcome, Some(Ok(_))) { "success" } else { "failure" };
+        self.metrics.issuer_fetches.with_label_values(&[self.issuer.as_str(), label]).inc();
+        self.state.send_modify(|state| {
+            let had_failed = state.retry_at.is_some();
+            state.is_fetching = false;
+            state.ended += 1;
+            if let Some(Ok(FetchedKeys { keys, lifetime })) = outcome {
+                let (keys, version) = (Arc::new(keys), KeyVersion(state.ended));
+                state.kept = Some(KeptKeys { keys, version, fetched_at: now, renew_at: now + lifetime });
+                state.retry_at = None;
+                if had_failed {
+                    tracing::info!(issuer = %self.issuer, "the keys of an issuer can be fetched again");
+                }
+                return;
+            }
+            state.retry_at = Some(now + RETRY_INTERVAL);
+            // One line for a series of failures. A panic has a line of its own.
+            if let Some(Err(error)) = outcome.filter(|_| !had_failed) {
+                tracing::warn!(
+                    issuer = %self.issuer,
+                    %error,
+                    has_keys = state.usable(now).is_some(),
+                    "the keys of an issuer can't be fetched; keys that were fetched before are used for two hours after their fetch"
+                );
+            }
+        });
+    }
+
+    /// The version of the keys; `None` if there are none, or if they are too old.
+    pub(super) fn version(&self) -> Option<KeyVersion> {
+        self.state.borrow().usable(self.clock.monotonic()).map(|kept| kept.version)
+    }
+
+    pub(super) fn record_age(&self) {
+        if let Some(kept) = &self.state.borrow().kept {
+            let age = self.clock.monotonic().saturating_sub(kept.fetched_at);
+            self.metrics.issuer_keys_age.with_label_values(&[self.issuer.as_str()]).set(age.as_secs_f64());
+        }
+    }
+}
+
+/// A fetch that is running. When it is dropped, the fetch has ended, even by a panic.
+struct RunningFetch<F: FetchKeys> {
+    cache: Arc<KeyCache<F>>,
+    outcome: Option<Result<FetchedKeys, FetchError>>,
+}
+
+impl<F: FetchKeys> RunningFetch<F> {
+    async fn run(mut self) {
+        self.outcome = Some(self.cache.fetcher.fetch().await);
+    }
+}
+
+impl<F: FetchKeys> Drop for RunningFetch<F> {
+    fn drop(&mut self) {
+        self.cache.end_fetch(self.outcome.take());
+    }
+}

@@ -1,0 +1,241 @@
+//! JWTs of other issuers: a token in, verified claims or the reason of a refusal out.
+//!
+//! - [`Issuer::verify`] applies the rules of RFC 7519, RFC 8725 and the configuration. What is compared is compared whole.
+//! - The algorithm must be one of the issuer's key, and one of `algorithms`. The token's header can't choose another.
+//! - Keys are in a file, a shared secret, or fetched and kept by `key_cache`. While an issuer can't be reached, its kept keys verify
+//!   for a bounded time. After that, tokens are neither accepted nor refused: [`VerifyError::KeysUnavailable`].
+//! - No message contains a value of a token.
+
+mod claims;
+mod fetch;
+mod jwt;
+mod key_cache;
+mod key_set;
+mod refusal;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret as _;
+
+pub use claims::VerifiedClaims;
+pub use jwt::UnverifiedJwt;
+pub use refusal::Refusal;
+
+use crate::clock::{Clock, UnixTime};
+use crate::config::{Config, IssuerConfig, IssuerKeySource, Name, Problem};
+use crate::files::{MAX_FILE_SIZE, OpenedFile};
+use crate::metrics::Metrics;
+use claims::ClaimRules;
+use fetch::KeyFetcher;
+use jsonwebtoken::Algorithm;
+use key_cache::KeyCache;
+use key_set::KeySet;
+
+/// The issuers of a configuration.
+#[derive(Default)]
+pub struct Issuers(BTreeMap<Name, Arc<Issuer>>);
+
+/// An issuer with its keys and the rules for its tokens.
+pub struct Issuer {
+    pub name: Name,
+    rules: ClaimRules,
+    algorithms: Vec<Algorithm>,
+    keys: IssuerKeys,
+    metrics: Arc<Metrics>,
+}
+
+enum IssuerKeys {
+    /// From a file or a secret.
+    Fixed(KeySet),
+    Fetched(Arc<KeyCache<KeyFetcher>>),
+}
+
+/// The keys of an issuer as a configuration gives them, read and checked: the keys themselves, or how they are fetched.
+pub(crate) enum LoadedIssuerKeys {
+    Fixed(KeySet),
+    Fetched(KeyFetcher),
+}
+
+/// Why a token isn't accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyError {
+    Refused(Refusal),
+    /// The keys that decide aren't available.
+    KeysUnavailable {
+        retry_after: Duration,
+    },
+}
+
+impl From<Refusal> for VerifyError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// A version of an issuer's keys. Each fetch makes another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyVersion(u64);
+
+impl LoadedIssuerKeys {
+    /// Reads the files that `[issuers.NAME]` names.
+    ///
+    /// # Errors
+    /// A file can't be read, or doesn't hold what it should.
+    pub(crate) fn load(issuer: &IssuerConfig) -> Result<Self, Problem> {
+        let algorithms: Vec<Algorithm> = issuer.algorithms.iter().map(|algorithm| algorithm.0).collect();
+        match &issuer.keys {
+            IssuerKeySource::Secret(secret) => {
+                Ok(Self::Fixed(KeySet::of_secret(secret.expose_secret().as_bytes())))
+            }
+            IssuerKeySource::File(path) => {
+                let read = OpenedFile::open(path.as_path()).and_then(|file| file.read(MAX_FILE_SIZE));
+                let text = read.map_err(|error| format!("can't be read: {error}"));
+                let keys = text.and_then(|text| {
+                    KeySet::parse(&text, &algorithms)
+                        .map_err(|error| format!("holds no usable JWKS: it {error}"))
+                });
+                let field = format!("issuers.{}.jwks_file", issuer.name);
+                keys.map(Self::Fixed).map_err(|message| Problem::new(field, path, message))
+            }
+            IssuerKeySource::Fetched(fetch) => KeyFetcher::new(fetch, issuer.issuer.as_str(), algorithms)
+                .map(Self::Fetched)
+                .map_err(|message| {
+                    let ca_file = fetch.ca_file.as_ref().map(ToString::to_string).unwrap_or_default();
+                    Problem::new(format!("issuers.{}.ca_file", issuer.name), ca_file, message)
+                }),
+        }
+    }
+}
+
+impl Issuers {
+    /// Builds the issuers of `config`, whose keys are `keys`. Takes over from `previous` what was fetched for issuers whose address,
+    /// algorithms and authorities didn't change.
+    ///
+    /// # Panics
+    /// If `keys` doesn't belong to `config`.
+    pub(crate) fn new(
+        config: &Config,
+        mut keys: BTreeMap<Name, LoadedIssuerKeys>,
+        clock: &Arc<dyn Clock>,
+        metrics: &Arc<Metrics>,
+        previous: Option<&Self>,
+    ) -> Self {
+        // An error means that it is installed already.
+        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+        let issuer = |issuer: &IssuerConfig| {
+            let keys =
+                keys.remove(&issuer.name).expect("the keys of each issuer are loaded with the configuration");
+            let keys = match keys {
+                LoadedIssuerKeys::Fixed(keys) => IssuerKeys::Fixed(keys),
+                LoadedIssuerKeys::Fetched(fetcher) => {
+                    let kept = previous.and_then(|previous| previous.key_cache(&issuer.name));
+                    let kept = kept.filter(|kept| *kept.fetcher() == fetcher).cloned();
+                    let name = issuer.name.clone();
+                    let new = || KeyCache::new(name, fetcher, clock.clone(), metrics.clone());
+                    IssuerKeys::Fetched(kept.unwrap_or_else(new))
+                }
+            };
+            let issuer = Issuer {
+                name: issuer.name.clone(),
+                rules: ClaimRules::new(issuer),
+                algorithms: issuer.algorithms.iter().map(|algorithm| algorithm.0).collect(),
+                keys,
+                metrics: metrics.clone(),
+            };
+            (issuer.name.clone(), Arc::new(issuer))
+        };
+        Self(config.issuers.values().map(issuer).collect())
+    }
+
+    fn key_cache(&self, name: &Name) -> Option<&Arc<KeyCache<KeyFetcher>>> {
+        match &self.0.get(name)?.keys {
+            IssuerKeys::Fetched(cache) => Some(cache),
+            IssuerKeys::Fixed(_) => None,
+        }
+    }
+
+    pub(crate) fn get(&self, name: &Name) -> Option<&Arc<Issuer>> {
+        self.0.get(name)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.0.keys()
+    }
+
+    /// Starts a fetch of each issuer's keys that are due. Must be called within a tokio runtime.
+    pub(crate) fn fetch_due_keys(&self) {
+        for issuer in self.0.values() {
+            if let IssuerKeys::Fetched(cache) = &issuer.keys {
+                cache.fetch_if_due();
+            }
+        }
+    }
+
+    /// Exports the age of each issuer's keys.
+    pub(crate) fn record_key_ages(&self) {
+        for issuer in self.0.values() {
+            if let IssuerKeys::Fetched(cache) = &issuer.keys {
+                cache.record_age();
+            }
+        }
+    }
+}
+
+impl Issuer {
+    /// Whether `iss` of the token is this issuer's.
+    pub(crate) fn issued(&self, jwt: &UnverifiedJwt<'_>) -> bool {
+        self.rules.has_issuer(jwt)
+    }
+
+    /// Verifies a token: its claims, then its signature.
+    ///
+    /// The claims come first. So a token that has expired, or is for somebody else, never causes a fetch of keys.
+    ///
+    /// # Errors
+    /// The first rule that refuses the token, or the keys aren't available. Both are counted.
+    pub async fn verify(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<VerifiedClaims, VerifyError> {
+        let verified = self.check(jwt, now).await;
+        if let Err(error) = verified {
+            self.count_refusal(error.rule());
+        }
+        verified.and_then(|ends_at| Ok(VerifiedClaims::new(jwt, ends_at)))
+    }
+
+    async fn check(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<UnixTime, VerifyError> {
+        let algorithm = jwt.algorithm()?;
+        if !self.algorithms.contains(&algorithm) {
+            return Err(Refusal::Algorithm.into());
+        }
+        let valid_until = self.rules.check(jwt, now)?;
+        match &self.keys {
+            IssuerKeys::Fixed(keys) => keys.verify(jwt, algorithm)?,
+            IssuerKeys::Fetched(cache) => cache.keys_for(jwt.kid()).await?.verify(jwt, algorithm)?,
+        }
+        Ok(valid_until)
+    }
+
+    /// Counts a token that the caller of [`verify`](Self::verify) refuses by a rule of its own.
+    pub(crate) fn count_refusal(&self, rule: &str) {
+        self.metrics.issuer_refusals.with_label_values(&[self.name.as_str(), rule]).inc();
+    }
+
+    /// The version of the keys with which [`verify`](Self::verify) would verify now. `None` if they aren't available.
+    pub(crate) fn key_version(&self) -> Option<KeyVersion> {
+        match &self.keys {
+            IssuerKeys::Fixed(_) => Some(KeyVersion(0)),
+            IssuerKeys::Fetched(cache) => cache.version(),
+        }
+    }
+}
+
+impl VerifyError {
+    /// The value of the label `rule`.
+    pub(crate) const fn rule(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.rule(),
+            Self::KeysUnavailable { .. } => "keys_unavailable",
+        }
+    }
+}

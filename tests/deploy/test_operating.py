@@ -12,7 +12,8 @@ from test_kubernetes import faults_of
 PAGES = REPO / "docs" / "operate"
 # In one shell, in this order: index.md starts the service, and runbooks.md stops it.
 TOGETHER = ["index", "reload", "rotation", "monitoring", "access-tokens", "backup", "upgrade", "runbooks"]
-ALONE = ["docker", "compose", "kubernetes", "systemd"]
+WORKLOADS = [f"workload-{name}" for name in ["identity", "kubernetes", "github-actions", "aws", "google", "spiffe"]]
+ALONE = ["docker", "compose", "kubernetes", "systemd", *WORKLOADS]
 RUNBOOKS = PAGES / "runbooks.md"
 
 

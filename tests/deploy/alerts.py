@@ -61,6 +61,10 @@ def starts(kid, values):
     return {f'tokenmint_key_starts_signing_seconds{{keyset="web",kid="{kid}",instance="a"}}': values}
 
 
+def refused_jwts(rule, values):
+    return {f'tokenmint_issuer_refusals_total{{issuer="cluster",rule="{rule}",instance="a"}}': values}
+
+
 def unverified(values):
     return {'tokenmint_exchanges_total{profile="identity.web",outcome="unverified"}': values}
 
@@ -77,6 +81,9 @@ CURRENT = 'tokenmint_config_last_reload_successful{instance="a"}'
 LOOKED = 'tokenmint_config_last_look_timestamp_seconds{instance="a"}'
 DROPPED = 'tokenmint_log_lines_dropped_total{instance="a"}'
 PANICS = 'tokenmint_panics_total{instance="a"}'
+ISSUER = {"issuer": "cluster", "instance": "a"}
+KEYS_AGE = 'tokenmint_issuer_keys_age_seconds{issuer="cluster",instance="a"}'
+FETCHES_FAILED = 'tokenmint_issuer_fetches_total{issuer="cluster",instance="a",outcome="failure"}'
 
 CASES = [
     fires("TokenmintDown", 5, {UP: "1 0x10"}, job="tokenmint", instance="a"),
@@ -144,6 +151,17 @@ CASES = [
     quiet("TokenmintLoginBudgetHalfUsed", 10, {BUDGET: "0.4x20"}),
     fires("TokenmintClockSkew", 15, {SKEW: "-45x30"}, instance="a"),
     quiet("TokenmintClockSkew", 15, {SKEW: "2x30"}),
+    fires("TokenmintIssuerKeysStale", 80, {KEYS_AGE: "0+60x90"}, **ISSUER),
+    # Renewed after an hour, as late as it gets.
+    quiet("TokenmintIssuerKeysStale", 110, {KEYS_AGE: "0+60x60 0+60x60"}),
+    # Keys that were never there.
+    fires("TokenmintIssuerKeysStale", 15, {FETCHES_FAILED: "0+30x30"}, outcome="failure", **ISSUER),
+    # One fetch fails, and the keys are there.
+    quiet("TokenmintIssuerKeysStale", 15, {KEYS_AGE: "0+60x30", FETCHES_FAILED: "0 0 0 1x30"}),
+    fires("TokenmintJwtsRefused", 15, refused_jwts("aud", "0+30x30"), issuer="cluster", rule="aud"),
+    # A token that ended on its way, now and then.
+    quiet("TokenmintJwtsRefused", 15, refused_jwts("exp", "0+2x30")),
+    quiet("TokenmintJwtsRefused", 15, refused_jwts("keys_unavailable", "0+30x30")),
     fires("TokenmintReloadFailing", 10, {CURRENT: "1 0x20"}, instance="a"),
     # Two files that were changed one after the other.
     quiet("TokenmintReloadFailing", 10, {CURRENT: "1 1 1 1 1 1 1 0 1x20"}),

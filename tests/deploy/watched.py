@@ -42,6 +42,10 @@ consumer_key = "3MVG9.made.up"
 username = "integration@acme.example"
 audience = "https://login.salesforce.com"
 token_url = "{self.sandbox}/services/oauth2/token"
+[issuers.own]
+issuer = "intercom.com"
+audience = ["nobody"]
+jwks_url = "{self.url}/keysets/web/jwks.json"
 [callers.rails-web]
 api_key_sha256 = ["{sha256(self.api_key)}"]
 allow = ["identity.web", "oauth.crm"]
@@ -51,6 +55,10 @@ api_key_sha256 = ["{sha256(self.trial_key)}"]
 allow = ["identity.web"]
 subjects = "nobody"
 policy = "audit"
+[callers.workload]
+jwt_issuer = "own"
+jwt_claims = {{ sub = ["workload"] }}
+allow = ["identity.web"]
 """)
         commands = ["new WebAppKey1 --keyset web", "new CrmKey1 --keyset crm", "rotate --keyset web"]
         for command in commands:
@@ -77,12 +85,22 @@ def exercised(binary, folder):
         assert service.post("/identity-token", {"sub": "user-3"}).status_code == 429
         on_trial = {"Authorization": f"Bearer {deployment.trial_key}"}
         assert service.post("/identity-token", {"sub": "user-1"}, headers=on_trial).status_code == 200
+        # A JWT of a known issuer that isn't for tokenmint. The issuer is the service itself, which has its keys.
+        foreign = {"Authorization": "Bearer " + service.post("/identity-token", {"sub": "user-1"}, headers=on_trial).json()["token"]}
+        assert service.post("/identity-token", {"sub": "user-1"}, headers=foreign).status_code == 401
+        patience = time.monotonic() + 20
+        while "tokenmint_issuer_keys_age_seconds{" not in metrics_of(service) and time.monotonic() < patience:
+            time.sleep(0.2)
         service.jwks("web")
-        return requests.get(f"{service.url}/metrics", timeout=10).text
+        return metrics_of(service)
     finally:
         sandbox.kill()
         sandbox.wait()
         service.kill()
+
+
+def metrics_of(service):
+    return requests.get(f"{service.url}/metrics", timeout=10).text
 
 
 def answers(url):

@@ -57,7 +57,7 @@ def narrow_body(document, operation, path):
     media = body["content"]["application/json"]
     schema = media["schema"] = resolved(document, media["schema"])
     properties = schema.get("properties", {})
-    narrow_subject(document, properties)
+    narrow_subject(document, schema)
     if "profile" in properties:
         properties["profile"] = {"enum": [PROFILES[path]]}
     if "ttl" in properties:
@@ -73,9 +73,14 @@ def narrow_body(document, operation, path):
             del properties["claims"]  # none are configured there
 
 
-def narrow_subject(document, properties):
+def narrow_subject(document, schema):
+    """The caller has no issuer of subject tokens, so it names its subjects."""
+    properties = schema.get("properties", {})
     for name in {"sub", "user_id"} & properties.keys():
         properties[name] = resolved(document, properties[name]) | {"pattern": ASSIGNED}
+        del properties["subject_token"]
+        del schema["anyOf"]
+        schema["required"] = [name]
 
 
 def narrow_bundle(document, operation):
@@ -83,7 +88,7 @@ def narrow_bundle(document, operation):
     body = operation["requestBody"] = resolved(document, operation["requestBody"])
     media = body["content"]["application/json"]
     schema = media["schema"] = resolved(document, media["schema"])
-    narrow_subject(document, schema["properties"])
+    narrow_subject(document, schema)
     claim = resolved(document, {"$ref": "#/components/schemas/ClaimValue"})
     claims = {"type": "object", "properties": {"locale": claim}, "additionalProperties": False}
     entries = {"type": "object", "properties": {"salesforce_identity_token": claims}, "additionalProperties": False}

@@ -87,6 +87,29 @@ until curl -s http://127.0.0.1:8444/; do sleep 0.1; done
 """
 EXPIRED = 'forged "{\\"iss\\":\\"www.example.com\\",\\"sub\\":\\"user-1\\",\\"exp\\":$(($(date +%s) - 7200))}" > token.txt\n'
 
+# A second configuration mints the JWTs of an issuer. `cluster` says where the service has its keys from.
+ISSUER = """
+mkdir platform
+cat > platform/tokenmint.toml <<'END'
+[keysets.platform]
+directory = "keys"
+[identity.workload]
+keyset = "platform"
+issuer = "https://login.example.com"
+audience = "another-service"
+END
+tokenmint keys new Platform1 --keyset platform --config platform/tokenmint.toml > made.txt
+tokenmint jwks --config platform/tokenmint.toml > platform.jwks.json
+jwt() { tokenmint mint identity.workload --sub shop --config platform/tokenmint.toml 2> warned.txt; }
+cluster() {
+    printf '[issuers.cluster]\\nissuer = "https://login.example.com"\\naudience = ["%s"]\\n%s\\n' "$1" "$2" >> tokenmint.toml
+    ln -s serve.txt tokenmint.log
+}
+proven() { sed -i 's/^api_key_sha256 = .*/&\\nsubject_token = "required"\\nsubject_issuer = "cluster"/' tokenmint.toml; }
+"""
+FILE = """'jwks_file = "platform.jwks.json"'"""
+SHOP = """printf '[callers.shop]\\njwt_issuer = "cluster"\\njwt_claims = { sub = ["shop"] }\\nallow = ["identity.web"]\\n' >> tokenmint.toml"""
+
 UAT = "https://acme--uat.sandbox.my.salesforce.com"
 
 FAULTS = {
@@ -123,6 +146,8 @@ FAULTS = {
     "The backend gets no answer": "serve; ln -s serve.txt tokenmint.log",
     "400 invalid_request": "serve",
     "401 invalid_client": "serve",
+    "401 for a JWT": ISSUER + f"cluster tokenmint {FILE}; {SHOP}; serve; JWT=$(jwt)",
+    "400 subject_token": ISSUER + f"cluster tokenmint {FILE}; proven; serve; ID_TOKEN=$(jwt)",
     "403 access_denied": "serve",
     "404, 405, 406, 413, 415": """serve; head -c 20000 /dev/zero | tr '\\0' ' ' > large.json""",
     "429 rate_limited": """serve; for i in $(seq 140); do ask identity-token '{"sub": "user-1"}' > last.txt; done""",
@@ -133,6 +158,8 @@ export -f ask; export TOKENMINT_URL TOKENMINT_API_KEY
 seq 300 | xargs -P 60 -I{} bash -c 'ask identity-token "{\\"sub\\": \\"user-{}\\"}"' > answers.txt
 grep -q overloaded answers.txt""",
     "503 temporarily_unavailable": TWO_KEYS + 'keyset "$(ago "2 days")" "$(ago "3 days")"; serve',
+    "503 issuer_unavailable": ISSUER
+    + """cluster another-service 'jwks_url = "http://127.0.0.1:8445/jwks.json"'; proven; serve; ID_TOKEN=$(jwt)""",
     "503 upstream_unavailable, 504 upstream_timeout": SALESFORCE + "serve",
     "Fin doesn't know the user": "tokenmint mint intercom.fin --sub 4711 > intercom-user-jwt.txt; openssl rand -hex 32 > intercom.secret",
     "The service won't start": "set_to ttl 3600; chmod 644 keys/web/WebAppKey1.key",

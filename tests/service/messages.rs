@@ -55,6 +55,39 @@ const CHECK: &[(&str, Change)] = &[
     ("is open to others (mode 0644); it must be readable by its owner only", |workspace| {
         set_mode(workspace, KEY, 0o644);
     }),
+    ("is missing: name what the tokens must be issued for", |workspace| {
+        issuer(workspace, "jwks_url = \"https://login.example/jwks\"");
+        replace(workspace, "audience = [\"tokenmint\"]\n", "");
+    }),
+    ("must not hold HS256, whose key is a secret", |workspace| {
+        issuer(workspace, "jwks_url = \"https://login.example/jwks\"\nalgorithms = [\"HS256\"]");
+    }),
+    ("holds fewer than 32 bytes, which can be guessed", |workspace| {
+        workspace.write("issuer.secret", "0123456789");
+        issuer(workspace, "secret_file = \"issuer.secret\"");
+    }),
+    ("holds no usable JWKS: it …", |workspace| {
+        workspace.write("jwks.json", "{\"kty\": \"RSA\"}");
+        issuer(workspace, "jwks_file = \"jwks.json\"");
+    }),
+    ("isn't an issuer; defined: …", |workspace| {
+        issuer(workspace, "jwks_url = \"https://login.example/jwks\"");
+        replace(workspace, "jwt_issuer = \"corp\"", "jwt_issuer = \"crop\"");
+    }),
+    ("everybody with a token of the issuer would be this caller", |workspace| {
+        issuer(workspace, "jwks_url = \"https://login.example/jwks\"");
+        replace(workspace, "{ sub = [\"shop\"] }", "{ azp = [\"shop\"] }");
+    }),
+    ("one JWT could be both …: give each other values of", |workspace| {
+        issuer(workspace, "jwks_url = \"https://login.example/jwks\"");
+        let second = "[callers.second]\njwt_issuer = \"corp\"\njwt_claims = { sub = [\"shop\"] }\n\
+                      allow = [\"identity.web\"]\n[callers.web]";
+        replace(workspace, "[callers.web]", second);
+    }),
+    ("is used by no caller", |workspace| {
+        issuer(workspace, "jwks_url = \"https://login.example/jwks\"");
+        replace(workspace, "jwt_issuer = \"corp\"\njwt_claims = { sub = [\"shop\"] }", "peer_uid = 4711");
+    }),
     ("is a directory in which others can replace files", |workspace| set_mode(workspace, "keys/web", 0o777)),
     ("can be changed by others", |workspace| {
         schedule(workspace, &[("WebAppKey1", 0, "")]);
@@ -227,6 +260,39 @@ const HTTP: &[(&str, [&str; 3])] = &[
     ("is empty; give the id of the signed-in user", [API_KEY, "/identity-token", r#"{"sub": ""}"#]),
     ("names nobody", [API_KEY, "/identity-token", r#"{"sub": "undefined"}"#]),
     ("must be a string", [API_KEY, "/identity-token", r#"{"sub": 4711}"#]),
+    (
+        "is missing: this caller must send the user's token",
+        ["proven", "/identity-token", r#"{"sub": "user-1"}"#],
+    ),
+    (
+        "isn't accepted from this caller: leave it out",
+        [API_KEY, "/identity-token", r#"{"subject_token": "ey.J.x"}"#],
+    ),
+    // Claims come before the signature, so these tokens need none.
+    (
+        "isn't for an … of the configuration (…)",
+        [
+            "proven",
+            "/identity-token",
+            r#"{"subject_token": "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL2xvZ2luLmV4YW1wbGUiLCJhdWQiOiJvdGhlciIsImV4cCI6NDEwMjQ0NDgwMH0.AAAA"}"#,
+        ],
+    ),
+    (
+        "has expired (…)",
+        [
+            "proven",
+            "/identity-token",
+            r#"{"subject_token": "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL2xvZ2luLmV4YW1wbGUiLCJhdWQiOiJ0b2tlbm1pbnQiLCJleHAiOjEwMDAwMDAwMDB9.AAAA"}"#,
+        ],
+    ),
+    (
+        "the keys of the token's issuer can't be fetched",
+        [
+            "proven",
+            "/identity-token",
+            r#"{"subject_token": "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL2xvZ2luLmV4YW1wbGUiLCJhdWQiOiJ0b2tlbm1pbnQiLCJleHAiOjQxMDI0NDQ4MDB9.AAAA"}"#,
+        ],
+    ),
     ("name a profile", ["both", "/identity-token", r#"{"sub": "user-1"}"#]),
     (
         "must be between … seconds, the profile's max_ttl",
@@ -248,7 +314,12 @@ const HEADERS: &[(&str, [&str; 2])] = &[
 ];
 
 /// Log lines that the requests of the tests for `HTTP` cause.
-const LOG: &[&str] = &["a subject exceeded its rate of tokens", "would be refused"];
+const LOG: &[&str] = &[
+    "a subject exceeded its rate of tokens",
+    "would be refused",
+    "refused a caller: the JWT",
+    "the keys of an issuer can't be fetched",
+];
 
 /// Messages of commands: the arguments, and the state.
 const COMMANDS: &[(&str, &[&str], Change)] = &[
@@ -287,6 +358,8 @@ const SOURCE: &[&str] = &[
     "the service is overloaded and can't answer in time",
     // A refusal of Salesforce.
     "exchange failed",
+    // It needs a token with a good signature.
+    "isn't the subject of …: leave it out, or send the same",
     // `reload::a_key_given_as_the_state_directory_is_not_shown`.
     "the login budget is kept in memory only",
     // States of the host: `host::running_as_root_is_warned_of`.
@@ -309,6 +382,15 @@ fn replace(workspace: &Workspace, old: &str, new: &str) {
     let text = fs::read_to_string(workspace.path("tokenmint.toml")).expect("a configuration");
     assert!(text.contains(old), "{old}");
     workspace.configure(&text.replacen(old, new, 1));
+}
+
+/// Adds the issuer `corp`, whose keys `source` names, and a caller that authenticates with its JWTs.
+fn issuer(workspace: &Workspace, source: &str) {
+    let added = format!(
+        "[issuers.corp]\nissuer = \"https://login.example\"\naudience = [\"tokenmint\"]\n{source}\n\
+         [callers.shop]\njwt_issuer = \"corp\"\njwt_claims = {{ sub = [\"shop\"] }}\nallow = [\"identity.web\"]\n[callers.web]"
+    );
+    replace(workspace, "[callers.web]", &added);
 }
 
 fn set_mode(workspace: &Workspace, name: &str, mode: u32) {
@@ -390,13 +472,17 @@ async fn ask(service: &Running, [api_key, path, body]: [&str; 3]) -> String {
 
 #[tokio::test]
 async fn answers_have_the_messages() {
-    let (both, trial) = (sha256_hex("both"), sha256_hex("trial"));
+    let (both, trial, proven) = (sha256_hex("both"), sha256_hex("trial"), sha256_hex("proven"));
     let workspace = Workspace::with(&format!(
         "[callers.trial]\napi_key_sha256 = [\"{trial}\"]\nallow = [\"oauth.crm\"]\npolicy = \"audit\"\n\
          [callers.both]\napi_key_sha256 = [\"{both}\"]\n\
          allow = [\"identity.web\", \"identity.web512\", \"identity.late\"]\n\
-         [keysets.late]\ndirectory = \"keys/late\"\n[identity.late]\nkeyset = \"late\"\nissuer = \"late\"\n"
+         [keysets.late]\ndirectory = \"keys/late\"\n[identity.late]\nkeyset = \"late\"\nissuer = \"late\"\n\
+         [callers.proven]\napi_key_sha256 = [\"{proven}\"]\nallow = [\"identity.web\"]\n\
+         subject_token = \"required\"\nsubject_issuer = \"corp\"\n"
     ));
+    // Nobody listens on port 1.
+    issuer(&workspace, "jwks_url = \"http://127.0.0.1:1/jwks\"");
     workspace.write_key("keys/late/Late1.key", &KEYS.spare[1]);
     let from = date(now() + DAY);
     workspace.write("keys/late/keyset.toml", &format!("[[key]]\nkid = \"Late1\"\nsign_from = {from}\n"));
@@ -421,6 +507,7 @@ async fn answers_have_the_messages() {
         assert!(shows(&answer.text, message), "{message}: {}", answer.text);
     }
     service.post_text("/identity-token", "trial", r#"{"sub": "user-1", "profile": "web"}"#).await.ok();
+    ask(&service, ["eyJ.not.jwt", "/identity-token", r#"{"sub": "user-1"}"#]).await;
     for message in LOG {
         service.logged(message).await;
     }

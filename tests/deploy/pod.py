@@ -4,14 +4,15 @@ user, probes it, updates its Secret, stops it. Prints what it saw as JSON.
     unshare --mount --net --pid --fork --kill-child -- python3 pod.py TOLD.json
 
 TOLD.json: `objects`, the rendered manifests; `secrets`, of each Secret its states one after the other; `binary`;
-`api key` of a caller; `hang`, whether a request is left open at the end. It must be root in namespaces of its own:
-everything that it mounts, runs and listens on ends with them.
+`credential` of a caller, and `wrong credentials`; `cluster`, what a fake of the API server has, or null; `hang`, whether a request is
+left open at the end. It must be root in namespaces of its own: everything that it mounts, runs and listens on ends with them.
 """
 
 import base64
 import hashlib
 import hmac
 import http.client
+import http.server
 import json
 import os
 import pathlib
@@ -22,6 +23,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 # What the image sets; see Dockerfile.
@@ -38,6 +40,7 @@ class Pod:
         (deployment,) = (thing for thing in objects if thing["kind"] == "Deployment")
         self.maps = {thing["metadata"]["name"]: thing for thing in objects if thing["kind"] == "ConfigMap"}
         self.secrets = told["secrets"]
+        self.cluster = told["cluster"]
         self.spec = deployment["spec"]["template"]["spec"]
         (self.container,) = self.spec["containers"]
         self.group = self.spec["securityContext"]["fsGroup"]
@@ -55,6 +58,11 @@ class Pod:
                 (self.root / folder).mkdir()
                 mount("--bind", f"/{folder}", str(self.root / folder))
         shutil.copy(self.binary, self.root / "tokenmint")
+        if self.cluster:
+            # In the place of the cluster's DNS.
+            (self.root / "etc").mkdir()
+            (self.root / "etc" / "hosts").write_text("127.0.0.1 kubernetes.default.svc\n")
+            (self.root / "etc" / "nsswitch.conf").write_text("hosts: files\n")
         volumes = {volume["name"]: volume for volume in self.spec["volumes"]}
         self.updates = []
         for wanted in self.container["volumeMounts"]:
@@ -71,10 +79,25 @@ class Pod:
             write(at, self.maps[volume["configMap"]["name"]]["data"], 0o644, self.group)
         elif "projected" in volume:
             mode = volume["projected"]["defaultMode"]
-            for source in volume["projected"]["sources"]:
-                states = self.secrets[source["secret"]["name"]]
-                write(at, states[0], mode, self.group)
-                self.updates += [lambda files=files: write(at, files, mode, self.group) for files in states[1:]]
+            # The states of the volume: in each, the files of all its sources.
+            of_sources = [self.states_of(source) for source in volume["projected"]["sources"]]
+            states = [
+                {name: text for states in of_sources for name, text in states[min(n, len(states) - 1)].items()}
+                for n in range(max(map(len, of_sources)))
+            ]
+            write(at, states[0], mode, self.group)
+            self.updates += [lambda files=files: write(at, files, mode, self.group) for files in states[1:]]
+
+    def states_of(self, source):
+        """The files of one source of a projected volume, one state after the other."""
+        if "serviceAccountToken" in source:
+            # For the API server: one for another audience would be the token of a caller, which tokenmint isn't.
+            assert "audience" not in source["serviceAccountToken"]
+            return [{source["serviceAccountToken"]["path"]: self.cluster["pod token"]}]
+        if "configMap" in source:
+            assert source["configMap"]["name"] == "kube-root-ca.crt"
+            return [{item["path"]: self.cluster["authority"] for item in source["configMap"]["items"]}]
+        return self.secrets[source["secret"]["name"]]
 
     def start(self):
         user, group = (self.spec["securityContext"][key] for key in ["runAsUser", "runAsGroup"])
@@ -112,6 +135,38 @@ def write(at, files, mode, group):
     (at / "..data_tmp").rename(at / "..data")
 
 
+class ApiServer(http.server.ThreadingHTTPServer):
+    """A fake of the API server: its keys, for the pod's token alone. `answers` has the status of each answer."""
+
+    daemon_threads = True
+
+    def __init__(self, cluster, folder):
+        super().__init__(("127.0.0.1", 443), Discovery)
+        self.cluster, self.answers = cluster, []
+        pem = folder / "api.pem"
+        pem.write_text(cluster["certificate"] + cluster["private key"])
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pem)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Discovery(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        known = self.headers["Authorization"] == f"Bearer {self.server.cluster['pod token']}"
+        status = 404 if self.path != "/openid/v1/jwks" else 200 if known else 401
+        body = self.server.cluster["jwks"].encode() if status == 200 else b"{}"
+        self.server.answers.append(status)
+        self.send_response(status)
+        self.send_header("Content-Type", "application/jwk-set+json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
 def ask(port, method, path, headers=(), body=None, timeout=5, tls=False):
     if tls:
         unchecked = ssl._create_unverified_context()  # noqa: S323 - the certificate is made up
@@ -129,9 +184,9 @@ def kids(pod, tls):
     return sorted(key["kid"] for key in json.loads(body)["keys"])
 
 
-def bundle(pod, api_key):
+def bundle(pod, credential):
     """The tokens of one page load, or None where there is no bundle."""
-    status, body = ask(pod.ports["minting"], "POST", "/bundle", api_key, '{"sub": "user-1"}')
+    status, body = ask(pod.ports["minting"], "POST", "/bundle", credential, '{"sub": "user-1"}')
     return json.loads(body)["tokens"] if status == 200 else None
 
 
@@ -154,6 +209,7 @@ def main():
     root.mkdir()
     pod = Pod(told, root)
     pod.lay_out()
+    api_server = ApiServer(pod.cluster, file.parent) if pod.cluster else None
     pod.start()
     seen = {"probes": {name: pod.probe(name) for name in ["startupProbe", "readinessProbe", "livenessProbe"]}}
     tls = any("PUBLIC__TLS" in entry["name"] for entry in pod.container.get("env", []))
@@ -175,19 +231,27 @@ def main():
         time.sleep(0.2)
     seen["jwks after the Secret's update"] = kids(pod, tls)
 
-    api_key = {"Authorization": f"Bearer {told['api key']}", "Content-Type": "application/json"}
-    seen["minted"] = ask(pod.ports["minting"], "POST", "/identity-token", api_key, '{"sub": "user-1"}')[0]
-    tokens = bundle(pod, api_key)
+    def bearing(credential):
+        return {"Authorization": f"Bearer {credential}", "Content-Type": "application/json"}
+
+    def minted(credential):
+        return ask(pod.ports["minting"], "POST", "/identity-token", bearing(credential), '{"sub": "user-1"}')[0]
+
+    seen["minted"] = minted(told["credential"])
+    seen["minted with wrong credentials"] = [minted(credential) for credential in told["wrong credentials"]]
+    seen["answers of the API server"] = api_server.answers if api_server else []
+    credential = bearing(told["credential"])
+    tokens = bundle(pod, credential)
     seen["bundle"] = tokens and {name: algorithm(token) for name, token in tokens.items()}
     secret = told["secrets"]["tokenmint-intercom-fin"][-1]["secret"]
     deadline = time.monotonic() + 10
     while tokens and not signed_with(tokens["intercom_user_jwt"], secret) and time.monotonic() < deadline:
         time.sleep(0.2)
-        tokens = bundle(pod, api_key)
+        tokens = bundle(pod, credential)
     seen["new secret"] = tokens and signed_with(tokens["intercom_user_jwt"], secret)
     if told["hang"]:
         # A request that has begun and never ends: the longest that stopping takes.
-        head = "".join(f"{name}: {value}\r\n" for name, value in api_key.items())
+        head = "".join(f"{name}: {value}\r\n" for name, value in credential.items())
         hanging = socket.create_connection(("127.0.0.1", pod.ports["minting"]))
         hanging.sendall(f"POST /identity-token HTTP/1.1\r\nHost: x\r\n{head}Content-Length: 10\r\n\r\n".encode())
     began = time.monotonic()

@@ -1,21 +1,26 @@
 """deploy/kubernetes: rendered by kubectl, held against Kubernetes' own schemas, and its pod run as a node would."""
 
+import base64
 import hashlib
 import json
 import subprocess
 import sys
+import time
+import tomllib
 from secrets import token_urlsafe
 
+import jwt
 import kubernetes_validate
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import rsa
 from service import REPO, environment
 
 KUBERNETES = REPO / "deploy" / "kubernetes"
 # The oldest that has all that is used (preStop's `sleep`), and the newest that has a schema here.
 VERSIONS = ["1.30", "1.37"]
 CUSTOM = ("monitoring.coreos.com", "cert-manager.io", "external-secrets.io")
-COMPONENTS = ["cert-manager", "external-secrets", "fin"]
+COMPONENTS = ["cert-manager", "external-secrets", "fin", "workload-identity"]
 VARIANTS = ["base", "overlays/example", "overlays/production", *(f"components/{name}" for name in COMPONENTS)]
 
 
@@ -42,6 +47,14 @@ def render(installed, tmp_path_factory):
     return kept.__getitem__
 
 
+@pytest.fixture(scope="module")
+def backend(installed):
+    """The objects of the example of a backend."""
+    ran = subprocess.run([installed / "bin" / "kubectl", "kustomize", KUBERNETES / "backend"], capture_output=True, timeout=60)
+    assert (ran.returncode, ran.stderr.decode()) == (0, "")
+    return list(yaml.safe_load_all(ran.stdout))
+
+
 def one(objects, kind, name="tokenmint"):
     (found,) = (thing for thing in objects if (thing["kind"], thing["metadata"]["name"]) == (kind, name))
     return found
@@ -57,6 +70,90 @@ def test_every_object_is_what_kubernetes_takes_without_an_unknown_field(render, 
     for thing in render(variant):
         if not is_custom(thing):
             kubernetes_validate.validate(thing, version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_backend_is_what_kubernetes_takes(backend, version):
+    for thing in backend:
+        kubernetes_validate.validate(thing, version, strict=True)
+
+
+def test_the_backend_is_the_caller_of_the_example_and_may_reach_it(backend, render):
+    """Its service account, the audience of its token, the labels that the policy wants, and where it looks for tokenmint."""
+    objects = render("overlays/example")
+    config = configuration(objects)
+    deployment = one(backend, "Deployment", "web")
+    template = deployment["spec"]["template"]
+    namespace = one(backend, "Namespace", "shop")
+    account = one(backend, "ServiceAccount", template["spec"]["serviceAccountName"])["metadata"]
+    caller = config["callers"]["web-backend"]
+    assert caller["jwt_claims"]["sub"] == [f"system:serviceaccount:{account['namespace']}:{account['name']}"]
+    (volume,) = template["spec"]["volumes"]
+    (source,) = volume["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] in config["issuers"][caller["jwt_issuer"]]["audience"]
+    (container,) = template["spec"]["containers"]
+    (mount,) = container["volumeMounts"]
+    given = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert given["TOKENMINT_TOKEN_FILE"] == f"{mount['mountPath']}/{source['serviceAccountToken']['path']}"
+    service = one(objects, "Service")
+    port = next(port["port"] for port in service["spec"]["ports"] if port["name"] == "minting")
+    assert given["TOKENMINT_URL"] == f"http://{service['metadata']['name']}.{service['metadata']['namespace']}:{port}"
+    (rule,) = (rule for rule in one(objects, "NetworkPolicy")["spec"]["ingress"] if rule["ports"] == [{"port": "minting"}])
+    (peer,) = rule["from"]
+    assert peer["namespaceSelector"]["matchLabels"].items() <= namespace["metadata"]["labels"].items()
+    assert peer["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+@pytest.mark.parametrize("variant", ["overlays/example", "overlays/production"])
+def test_no_api_key_is_in_the_cluster(render, variant):
+    assert all(caller.keys() == {"jwt_issuer", "jwt_claims", "allow"} for caller in configuration(render(variant))["callers"].values())
+    binding = one(render(variant), "ClusterRoleBinding", "tokenmint-issuer-discovery")
+    account = one(render(variant), "ServiceAccount")["metadata"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}]
+    assert binding["roleRef"]["name"] == "system:service-account-issuer-discovery"
+
+
+def configuration(objects):
+    (config,) = (thing for thing in objects if thing["kind"] == "ConfigMap")
+    return tomllib.loads(config["data"]["tokenmint.toml"])
+
+
+class Cluster:
+    """The part of a cluster that signs tokens of service accounts and publishes its keys. It is a fake: no API server runs here."""
+
+    def __init__(self, config, folder):
+        (self.issuer,) = config["issuers"].values()
+        (caller,) = config["callers"].values()
+        (self.sub,) = caller["jwt_claims"]["sub"]
+        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
+        authority = ["-subj", "/CN=kubernetes", "-keyout", folder / "ca.key", "-out", folder / "ca.crt"]
+        server = ["-subj", "/CN=kube-apiserver", "-keyout", folder / "api.key", "-out", folder / "api.crt", "-CA", folder / "ca.crt"]
+        server += ["-CAkey", folder / "ca.key", "-addext", "subjectAltName=DNS:kubernetes.default.svc"]
+        server += ["-addext", "basicConstraints=critical,CA:FALSE"]
+        for what in [authority, server]:
+            subprocess.run([*make, *what], check=True, capture_output=True)
+        # What its pods and the node are told.
+        self.told = {
+            "authority": (folder / "ca.crt").read_text(),
+            "certificate": (folder / "api.crt").read_text(),
+            "private key": (folder / "api.key").read_text(),
+            "pod token": self.token("system:serviceaccount:tokenmint:tokenmint", ["https://kubernetes.default.svc.cluster.local"]),
+            "jwks": self.jwks(),
+        }
+
+    def jwks(self):
+        numbers = self.key.public_key().public_numbers()
+        n, e = (base64.urlsafe_b64encode(x.to_bytes((x.bit_length() + 7) // 8)).rstrip(b"=").decode() for x in [numbers.n, numbers.e])
+        return json.dumps({"keys": [{"use": "sig", "kty": "RSA", "kid": "cluster-1", "alg": "RS256", "n": n, "e": e}]})
+
+    def token(self, sub, audience):
+        namespace, name = sub.split(":")[2:]
+        now = int(time.time())
+        claims = {"iss": self.issuer["issuer"], "sub": sub, "aud": audience, "iat": now, "nbf": now, "exp": now + 3600}
+        pod = {"name": f"{name}-0", "uid": "00000000-0000-0000-0000-000000000001"}
+        claims["kubernetes.io"] = {"namespace": namespace, "pod": pod, "serviceaccount": {"name": name}}
+        return jwt.encode(claims, self.key, algorithm="RS256", headers={"kid": "cluster-1"})
 
 
 def test_every_custom_resource_is_what_its_operator_takes_without_an_unknown_field(render, installed):
@@ -192,13 +289,26 @@ def test_the_pod_starts_answers_its_probes_takes_a_new_key_and_stops_in_time(ren
         "tokenmint-public-tls": [{name: (keys / name).read_text() for name in ["tls.crt", "tls.key"]}],
     }
     told = tmp_path / "pod.json"
-    api_key = token_urlsafe(32)
-    # In the ConfigMap stands a hash that no API key has.
-    text = json.dumps(render(variant)).replace("0" * 64, hashlib.sha256(api_key.encode()).hexdigest())
+    credential = token_urlsafe(32)
+    # In the base's ConfigMap stands a hash that no API key has.
+    text = json.dumps(render(variant)).replace("0" * 64, hashlib.sha256(credential.encode()).hexdigest())
+    cluster = None
+    if variant != "base":
+        cluster = Cluster(configuration(render(variant)), keys)
+        credential = cluster.token(cluster.sub, cluster.issuer["audience"])
+    strangers = [cluster.token(cluster.sub, ["another"]), cluster.token("system:serviceaccount:shop:other", ["tokenmint"])] if cluster else []
     hang = variant == "base"
     told.write_text(
         json.dumps(
-            {"objects": json.loads(text), "secrets": secrets, "binary": str(binary), "api key": api_key, "hang": hang}
+            {
+                "objects": json.loads(text),
+                "secrets": secrets,
+                "binary": str(binary),
+                "credential": credential,
+                "wrong credentials": strangers,
+                "cluster": cluster and cluster.told,
+                "hang": hang,
+            }
         )
     )
     pod = [sys.executable, REPO / "tests" / "deploy" / "pod.py", told]
@@ -218,6 +328,9 @@ def test_the_pod_starts_answers_its_probes_takes_a_new_key_and_stops_in_time(ren
     spec = one(render(variant), "Deployment")["spec"]["template"]["spec"]
     notice = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert (seen["minted"], seen["exit code"]) == (200, 0)
+    assert seen["minted with wrong credentials"] == [401 for _ in strangers]
+    # With the pod's token, to the authority of `ca_file`: the fake answers no other request.
+    assert seen["answers of the API server"] == ([200] if cluster else [])
     # The base mints no user JWT. In the overlays it is signed with the Secret's new state.
     assert seen["bundle"] == (None if variant == "base" else {"salesforce_identity_token": "RS256", "intercom_user_jwt": "HS256"})
     assert seen["new secret"] == (None if variant == "base" else True)

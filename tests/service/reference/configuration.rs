@@ -164,10 +164,13 @@ fn example() -> BTreeMap<(String, String), (String, String)> {
             }
             table = parts.join(".");
         } else if let Some((key, _)) = setting.split_once(" = ").filter(|(key, _)| !key.contains(' ')) {
-            let key = if table == "bundles.NAME" { "ENTRY" } else { key };
-            found
-                .entry((table.clone(), key.to_owned()))
-                .or_insert_with(|| (line.to_owned(), before.to_owned()));
+            let (table, key) = match key {
+                _ if table == "bundles.NAME" => (table.clone(), "ENTRY"),
+                // An inline table.
+                "jwt_claims" => (format!("{table}.{key}"), "CLAIM"),
+                _ => (table.clone(), key),
+            };
+            found.entry((table, key.to_owned())).or_insert_with(|| (line.to_owned(), before.to_owned()));
         }
         before = line;
     }

@@ -44,7 +44,8 @@ pub(super) struct KeyCache<F> {
 #[derive(Default)]
 struct State {
     kept: Option<KeptKeys>,
-    is_fetching: bool,
+    /// The fetch that is running.
+    fetching: Option<FetchReason>,
     /// The number of fetches that have ended.
     ended: u64,
     /// Until when no fetch starts, because the last one failed.
@@ -60,14 +61,19 @@ struct KeptKeys {
     renew_at: Duration,
 }
 
+/// Why keys are fetched.
+enum FetchReason {
+    /// They are missing, too old, or due for renewal.
+    Due,
+    /// A token names a key that isn't among them.
+    UnknownKid(String),
+}
+
 /// What a request can do now.
 enum NextStep {
     Use(Arc<KeySet>),
-    /// Wait until more than `ended` fetches have ended.
-    Fetch {
-        ended: u64,
-        is_running: bool,
-    },
+    /// Start a fetch, unless one is running, and wait for its end.
+    Fetch(FetchReason),
 }
 
 impl State {
@@ -94,10 +100,11 @@ impl State {
         if let Some(retry_after) = self.retry_after(now) {
             return Err(VerifyError::KeysUnavailable { retry_after });
         }
-        match kept {
-            Some(kept) if now < self.cooldown_until => Ok(NextStep::Use(kept.keys.clone())),
-            _ => Ok(NextStep::Fetch { ended: self.ended, is_running: self.is_fetching }),
-        }
+        Ok(match (kept, kid) {
+            (Some(kept), Some(_)) if now < self.cooldown_until => NextStep::Use(kept.keys.clone()),
+            (Some(_), Some(kid)) => NextStep::Fetch(FetchReason::UnknownKid(kid.to_owned())),
+            _ => NextStep::Fetch(FetchReason::Due),
+        })
     }
 }
 
@@ -119,18 +126,18 @@ impl<F: FetchKeys> KeyCache<F> {
         self.fetch_if_due();
         let mut receiver = self.state.subscribe();
         loop {
-            let step = receiver.borrow_and_update().next_step(kid, self.clock.monotonic())?;
-            let (ended, is_running) = match step {
-                NextStep::Use(keys) => return Ok(keys),
-                NextStep::Fetch { ended, is_running } => (ended, is_running),
+            let (step, ended) = {
+                let state = receiver.borrow_and_update();
+                (state.next_step(kid, self.clock.monotonic())?, state.ended)
             };
-            self.start_fetch();
-            // The sender lives as long as `self`.
+            let reason = match step {
+                NextStep::Use(keys) => return Ok(keys),
+                NextStep::Fetch(reason) => reason,
+            };
+            self.start_fetch(reason);
+            // The sender lives as long as `self`. If the keys lack this `kid` because the fetch was running before for another
+            // reason, the next round starts one for it.
             let _ = receiver.wait_for(|state| state.ended > ended).await;
-            // A fetch that was running before may have asked the issuer before it had the key.
-            if !is_running {
-                self.start_cooldown_without(kid);
-            }
         }
     }
 
@@ -138,29 +145,22 @@ impl<F: FetchKeys> KeyCache<F> {
     pub(super) fn fetch_if_due(self: &Arc<Self>) {
         let is_due = self.state.borrow().is_fetch_due(self.clock.monotonic());
         if is_due {
-            self.start_fetch();
+            self.start_fetch(FetchReason::Due);
         }
     }
 
     /// Starts a fetch, unless one is running.
-    fn start_fetch(self: &Arc<Self>) {
-        let starts = self.state.send_if_modified(|state| !std::mem::replace(&mut state.is_fetching, true));
+    fn start_fetch(self: &Arc<Self>, reason: FetchReason) {
+        let mut starts = false;
+        self.state.send_if_modified(|state| {
+            starts = state.fetching.is_none();
+            state.fetching.get_or_insert(reason);
+            // Nobody waits for the start of a fetch.
+            false
+        });
         if starts {
             tokio::spawn(RunningFetch { cache: self.clone(), outcome: None }.run());
         }
-    }
-
-    /// Starts the cooldown if a fetch for `kid` has succeeded without it.
-    fn start_cooldown_without(&self, kid: Option<&str>) {
-        let now = self.clock.monotonic();
-        self.state.send_if_modified(|state| {
-            let lacks_it = |kept: &KeptKeys| kid.is_some_and(|kid| !kept.keys.has_kid(kid));
-            if state.retry_at.is_none() && state.usable(now).is_some_and(lacks_it) {
-                state.cooldown_until = now + UNKNOWN_KID_COOLDOWN;
-            }
-            // Nobody waits for a cooldown.
-            false
-        });
     }
 
     fn end_fetch(&self, outcome: Option<Result<FetchedKeys, FetchError>>) {
@@ -169,9 +169,14 @@ impl<F: FetchKeys> KeyCache<F> {
         self.metrics.issuer_fetches.with_label_values(&[self.issuer.as_str(), label]).inc();
         self.state.send_modify(|state| {
             let had_failed = state.retry_at.is_some();
-            state.is_fetching = false;
+            let reason = state.fetching.take();
             state.ended += 1;
             if let Some(Ok(FetchedKeys { keys, lifetime })) = outcome {
+                if let Some(FetchReason::UnknownKid(kid)) = reason
+                    && !keys.has_kid(&kid)
+                {
+                    state.cooldown_until = now + UNKNOWN_KID_COOLDOWN;
+                }
                 let (keys, version) = (Arc::new(keys), KeyVersion(state.ended));
                 state.kept = Some(KeptKeys { keys, version, fetched_at: now, renew_at: now + lifetime });
                 state.retry_at = None;

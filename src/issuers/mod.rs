@@ -195,7 +195,11 @@ impl Issuer {
     ///
     /// # Errors
     /// The first rule that refuses the token, or the keys aren't available. Both are counted.
-    pub async fn verify(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<VerifiedClaims, VerifyError> {
+    pub async fn verify(
+        &self,
+        jwt: &UnverifiedJwt<'_>,
+        now: UnixTime,
+    ) -> Result<VerifiedClaims, VerifyError> {
         let verified = self.check(jwt, now).await;
         if let Err(error) = verified {
             self.count_refusal(error.rule());

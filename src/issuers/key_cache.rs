@@ -228,3 +228,146 @@ impl<F: FetchKeys> Drop for RunningFetch<F> {
         self.cache.end_fetch(self.outcome.take());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use jsonwebtoken::Algorithm;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::{ManualClock, UnixTime};
+
+    /// A fake issuer: the kids that it publishes, or `None` while it is down.
+    #[derive(Default)]
+    struct FakeIssuer {
+        published: Mutex<Option<BTreeSet<u8>>>,
+        fetches: AtomicU32,
+    }
+
+    impl FetchKeys for Arc<FakeIssuer> {
+        async fn fetch(&self) -> Result<FetchedKeys, FetchError> {
+            self.fetches.fetch_add(1, Ordering::Relaxed);
+            let published = self.published.lock().expect("not poisoned").clone();
+            let kids = published.ok_or(FetchError::Timeout { what: "the JWKS" })?;
+            let point = "A".repeat(43);
+            let jwk = |kid| serde_json::json!({"kty": "OKP", "crv": "Ed25519", "kid": format!("{kid}"), "x": point});
+            let jwks = serde_json::json!({"keys": kids.iter().map(jwk).collect::<Vec<_>>()});
+            let keys = KeySet::parse(jwks.to_string().as_bytes(), &[Algorithm::EdDSA])?;
+            Ok(FetchedKeys { keys, lifetime: Duration::from_mins(10) })
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// The issuer publishes these keys.
+        Publish(BTreeSet<u8>),
+        GoDown,
+        Wait(u64),
+        /// As many requests at once, with a token of this key.
+        Request {
+            kid: u8,
+            at_once: usize,
+        },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            2 => prop::collection::btree_set(0..6_u8, 1..4).prop_map(Step::Publish),
+            1 => Just(Step::GoDown),
+            3 => prop_oneof![Just(1), Just(6), Just(300), Just(3_500), Just(7_300)].prop_map(Step::Wait),
+            6 => (0..6_u8, 1..4_usize).prop_map(|(kid, at_once)| Step::Request { kid, at_once }),
+        ];
+        prop::collection::vec(step, 1..40)
+    }
+
+    /// What the model knows, by the rules of the module's head.
+    struct Model {
+        /// The keys of the last successful fetch, and its time.
+        kept: Option<(BTreeSet<u8>, u64)>,
+        /// The time of the last fetch, if it failed.
+        failed_at: Option<u64>,
+        cooldown_until: u64,
+    }
+
+    impl Model {
+        fn fetch(&mut self, published: Option<&BTreeSet<u8>>, now: u64) {
+            match published {
+                Some(published) => (self.kept, self.failed_at) = (Some((published.clone(), now)), None),
+                None => self.failed_at = Some(now),
+            }
+        }
+
+        /// A request's result: whether the keys that it gets have its kid. `None` is a 503.
+        fn request(&mut self, kid: u8, published: Option<&BTreeSet<u8>>, now: u64) -> Option<bool> {
+            let may_fetch = |model: &Self| model.failed_at.is_none_or(|failed_at| now >= failed_at + 2);
+            let usable = |model: &Self| model.kept.clone().filter(|(_, fetched_at)| now - fetched_at < 7_200);
+            let is_due = usable(self).is_none_or(|(_, fetched_at)| now >= fetched_at + 600);
+            let has_kid = usable(self).is_some_and(|(kids, _)| kids.contains(&kid));
+            if is_due && may_fetch(self) {
+                self.fetch(published, now);
+            }
+            if has_kid {
+                return Some(true);
+            }
+            let kept = usable(self);
+            if kept.as_ref().is_some_and(|(kids, _)| kids.contains(&kid)) {
+                return Some(true);
+            }
+            if !may_fetch(self) {
+                return None;
+            }
+            if now >= self.cooldown_until {
+                self.fetch(published, now);
+                let has_kid = usable(self).is_some_and(|(kids, _)| kids.contains(&kid));
+                if self.failed_at.is_none() && !has_kid {
+                    self.cooldown_until = now + 5;
+                }
+                return if self.failed_at.is_some() { None } else { Some(has_kid) };
+            }
+            Some(false)
+        }
+    }
+
+    async fn follow(steps: Vec<Step>) {
+        let issuer = Arc::new(FakeIssuer::default());
+        let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(0)));
+        let name = Name::parse("corp").expect("a name");
+        let cache = KeyCache::new(name, issuer.clone(), clock.clone(), Arc::new(Metrics::new()));
+        let mut model = Model { kept: None, failed_at: None, cooldown_until: 0 };
+        for step in steps {
+            match step {
+                Step::Publish(kids) => *issuer.published.lock().expect("not poisoned") = Some(kids),
+                Step::GoDown => *issuer.published.lock().expect("not poisoned") = None,
+                Step::Wait(seconds) => clock.advance(Duration::from_secs(seconds)),
+                Step::Request { kid, at_once } => {
+                    let published = issuer.published.lock().expect("not poisoned").clone();
+                    let expected = model.request(kid, published.as_ref(), clock.monotonic().as_secs());
+                    let kid = format!("{kid}");
+                    let fetches = issuer.fetches.load(Ordering::Relaxed);
+                    let requests = (0..at_once).map(|_| cache.keys_for(Some(&kid)));
+                    for got in futures_util::future::join_all(requests).await {
+                        assert_eq!(got.ok().map(|keys| keys.has_kid(&kid)), expected, "kid {kid}");
+                    }
+                    // A renewal behind the answer ends before the next step.
+                    while cache.state.borrow().fetching.is_some() {
+                        tokio::task::yield_now().await;
+                    }
+                    // One that was due, and one for the kid.
+                    assert!(issuer.fetches.load(Ordering::Relaxed) - fetches <= 2);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Rotations, outages, unknown keys and the passing of time, in any order.
+        #[test]
+        fn requests_get_the_keys_that_the_rules_promise(steps in steps()) {
+            tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(follow(steps));
+        }
+    }
+}

@@ -129,7 +129,7 @@ pub(super) fn parse_caller_jwt(section: &Section<'_>, defined: &DefinedNames) ->
     match (section.has("jwt_issuer"), section.has("jwt_claims")) {
         (false, false) => return None,
         (false, true) => {
-            section.problem("jwt_issuer", "is missing: `jwt_claims` needs the issuer of the tokens")
+            section.problem("jwt_issuer", "is missing: `jwt_claims` needs the issuer of the tokens");
         }
         (true, _) if !claims.contains_key("sub") => {
             let message = "must name `sub`, for example jwt_claims = { sub = [\"system:serviceaccount:shop:web\"] }. Without \

@@ -529,7 +529,14 @@ mod tests {
     fn values(name: &str) -> LabelValues {
         let one = || BTreeSet::from([name.to_owned()]);
         let pair = || BTreeSet::from([(name.to_owned(), name.to_owned())]);
-        LabelValues { callers: one(), profiles: one(), grants: pair(), keysets: one(), keys: pair() }
+        LabelValues {
+            callers: one(),
+            profiles: one(),
+            grants: pair(),
+            keysets: one(),
+            keys: pair(),
+            issuers: one(),
+        }
     }
 
     /// Completeness: no family with such a label keeps a series of a name that is gone.

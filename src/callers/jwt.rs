@@ -98,34 +98,35 @@ impl JwtCredentials {
         for (index, CallerIssuer { issuer, callers }) in
             candidates.filter(|(_, with)| with.issuer.issued(&jwt))
         {
+            let refused =
+                |refusal| AuthenticationError::RefusedJwt { issuer: Some(issuer.name.clone()), refusal };
+            // Taken before, so that keys that are fetched meanwhile aren't credited with this verification.
             let version = issuer.key_version();
-            match issuer.verify(&jwt, now).await {
-                Ok(claims) => match find_caller(callers, &claims) {
-                    Some(caller) => {
-                        // After a fetch of keys, the next request verifies again and is remembered.
-                        if let Some(version) = version {
-                            let valid_until = claims.valid_until;
-                            let remembered = RememberedJwt { caller, issuer: index, version, valid_until };
-                            self.remembered.insert(digest, remembered);
-                        }
-                        return Ok(caller);
-                    }
-                    None => {
-                        issuer.count_refusal(Refusal::CallerClaims.rule());
-                        let refusal = Refusal::CallerClaims;
-                        failure =
-                            AuthenticationError::RefusedJwt { issuer: Some(issuer.name.clone()), refusal };
-                    }
-                },
+            let verified = issuer.verify(&jwt, now).await;
+            let claims = match verified {
+                Ok(claims) => claims,
                 Err(VerifyError::Refused(refusal)) => {
-                    failure = AuthenticationError::RefusedJwt { issuer: Some(issuer.name.clone()), refusal };
+                    failure = refused(refusal);
+                    continue;
                 }
-                // Another issuer's refusal doesn't say that the token is bad.
+                // The other issuers' refusals don't say that the token is bad.
                 Err(VerifyError::KeysUnavailable { retry_after }) => {
-                    let issuer = issuer.name.clone();
-                    return Err(AuthenticationError::KeysUnavailable { issuer, retry_after });
+                    return Err(AuthenticationError::KeysUnavailable {
+                        issuer: issuer.name.clone(),
+                        retry_after,
+                    });
                 }
+            };
+            let Some(caller) = find_caller(callers, &claims) else {
+                issuer.count_refusal(Refusal::CallerClaims.rule());
+                failure = refused(Refusal::CallerClaims);
+                continue;
+            };
+            if let Some(version) = version {
+                let valid_until = claims.valid_until;
+                self.remembered.insert(digest, RememberedJwt { caller, issuer: index, version, valid_until });
             }
+            return Ok(caller);
         }
         Err(failure)
     }

@@ -47,7 +47,7 @@ const JWT_CREDENTIAL: &str = "jwt";
 pub struct Callers {
     credentials: Credentials,
     jwts: JwtCredentials,
-    callers: Vec<Arc<Caller>>,
+    all: Vec<Arc<Caller>>,
 }
 
 /// The result of looking up a Bearer credential.
@@ -115,7 +115,7 @@ impl Callers {
     ) -> Self {
         let previous: BTreeMap<&Name, &Arc<Caller>> = previous
             .into_iter()
-            .flat_map(|previous| &previous.callers)
+            .flat_map(|previous| &previous.all)
             .map(|caller| (&caller.name, caller))
             .collect();
         let caller = |caller: &config::CallerConfig| {
@@ -125,17 +125,17 @@ impl Callers {
         Self {
             credentials: Credentials::of(config.callers.values()),
             jwts: JwtCredentials::new(config.callers.values(), issuers),
-            callers: config.callers.values().map(caller).collect(),
+            all: config.callers.values().map(caller).collect(),
         }
     }
 
     pub(crate) fn names(&self) -> BTreeSet<&Name> {
-        self.callers.iter().map(|caller| &caller.name).collect()
+        self.all.iter().map(|caller| &caller.name).collect()
     }
 
     /// Returns the pairs of caller and profile or bundle that are granted, audit-only grants included, as labels of metrics.
     pub(crate) fn granted_profiles(&self) -> BTreeSet<(String, String)> {
-        let granted = self.callers.iter().flat_map(|caller| {
+        let granted = self.all.iter().flat_map(|caller| {
             let identity = caller.identity.all().map(|grant| &grant.profile.name);
             let oauth = caller.oauth.all().map(|grant| &grant.profile.name);
             let hs256 = caller.hs256.values().flat_map(Grants::all).map(|grant| &grant.profile.name);
@@ -179,7 +179,7 @@ impl Callers {
     }
 
     fn caller(&self, index: u32) -> &Arc<Caller> {
-        &self.callers[index as usize]
+        &self.all[index as usize]
     }
 
     /// Finds the caller of a connection.

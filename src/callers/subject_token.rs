@@ -43,7 +43,9 @@ pub(crate) struct SubjectProof {
 pub(crate) enum SubjectError {
     Invalid(InvalidField),
     /// The keys of the issuer of subject tokens aren't available.
-    KeysUnavailable { retry_after: Duration },
+    KeysUnavailable {
+        retry_after: Duration,
+    },
 }
 
 impl RequestedSubject {
@@ -87,9 +89,7 @@ impl SubjectTokenRule {
         })?;
         let claims = self.issuer.verify(&jwt, now).await.map_err(|error| match error {
             VerifyError::Refused(refusal) => SubjectError::Invalid(refused(refusal)),
-            VerifyError::KeysUnavailable { retry_after } => {
-                SubjectError::KeysUnavailable { retry_after }
-            }
+            VerifyError::KeysUnavailable { retry_after } => SubjectError::KeysUnavailable { retry_after },
         })?;
         let subject = claims.text(&self.claim).ok_or(Refusal::SubjectClaim).map_err(|refusal| {
             self.issuer.count_refusal(refusal.rule());

@@ -47,7 +47,7 @@ pub(crate) struct KeyFetchConfig {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum KeyAddress {
     Jwks(HttpsOrLoopbackUrl),
-    /// The metadata document that names the JWKS (OpenID Connect Discovery 1.0, section 4).
+    /// The metadata document that names the JWKS (`OpenID` Connect Discovery 1.0, section 4).
     Discovery(HttpsOrLoopbackUrl),
 }
 

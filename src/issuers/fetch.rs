@@ -125,7 +125,7 @@ impl KeyFetcher {
         Ok(FetchedKeys { keys: KeySet::parse(&body, &self.algorithms)?, lifetime: lifetime(&headers) })
     }
 
-    /// Finds the JWKS by the issuer's metadata (OpenID Connect Discovery 1.0, section 4).
+    /// Finds the JWKS by the issuer's metadata (`OpenID` Connect Discovery 1.0, section 4).
     async fn discover(&self, issuer: &HttpsOrLoopbackUrl) -> Result<HttpsOrLoopbackUrl, FetchError> {
         let address = issuer.with_path(DISCOVERY_PATH);
         let address = address.map_err(|_| FetchError::Discovery("has an address that is too long"))?;
@@ -149,9 +149,12 @@ impl KeyFetcher {
         if let Some(file) = self.config.bearer_token_file.as_ref().filter(|_| self.is_token_for(address)) {
             request = request.header(AUTHORIZATION, read_bearer_token(file).await?);
         }
-        let unreachable = |error: &reqwest::Error| match error.is_timeout() {
-            true => FetchError::Timeout { what },
-            false => FetchError::Unreachable { what, reason: innermost(error) },
+        let unreachable = |error: &reqwest::Error| {
+            if error.is_timeout() {
+                FetchError::Timeout { what }
+            } else {
+                FetchError::Unreachable { what, reason: innermost(error) }
+            }
         };
         let mut response = request.send().await.map_err(|error| unreachable(&error))?;
         if response.status() != http::StatusCode::OK {

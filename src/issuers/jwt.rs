@@ -29,7 +29,7 @@ pub struct UnverifiedJwt<'a> {
 impl<'a> UnverifiedJwt<'a> {
     /// Whether a text has the form of a JWT: three parts, the first of which is a JSON object in base64url. An API key hasn't.
     pub(crate) fn has_form(text: &[u8]) -> bool {
-        text.starts_with(b"ey") && text.iter().filter(|byte| **byte == b'.').count() == 2
+        text.starts_with(b"ey") && text.split(|byte| *byte == b'.').count() == 3
     }
 
     /// Parses a token.

@@ -44,7 +44,8 @@ pub(super) struct KeyCache<F> {
 #[derive(Default)]
 struct State {
     kept: Option<KeptKeys>,
-    is_fetching: bool,
+    /// The fetch that is running.
+    fetching: Option<FetchReason>,
     /// The number of fetches that have ended.
     ended: u64,
     /// Until when no fetch starts, because the last one failed.
@@ -60,14 +61,19 @@ struct KeptKeys {
     renew_at: Duration,
 }
 
+/// Why keys are fetched.
+enum FetchReason {
+    /// They are missing, too old, or due for renewal.
+    Due,
+    /// A token names a key that isn't among them.
+    UnknownKid(String),
+}
+
 /// What a request can do now.
 enum NextStep {
     Use(Arc<KeySet>),
-    /// Wait until more than `ended` fetches have ended.
-    Fetch {
-        ended: u64,
-        is_running: bool,
-    },
+    /// Start a fetch, unless one is running, and wait for its end.
+    Fetch(FetchReason),
 }
 
 impl State {
@@ -94,10 +100,11 @@ impl State {
         if let Some(retry_after) = self.retry_after(now) {
             return Err(VerifyError::KeysUnavailable { retry_after });
         }
-        match kept {
-            Some(kept) if now < self.cooldown_until => Ok(NextStep::Use(kept.keys.clone())),
-            _ => Ok(NextStep::Fetch { ended: self.ended, is_running: self.is_fetching }),
-        }
+        Ok(match (kept, kid) {
+            (Some(kept), Some(_)) if now < self.cooldown_until => NextStep::Use(kept.keys.clone()),
+            (Some(_), Some(kid)) => NextStep::Fetch(FetchReason::UnknownKid(kid.to_owned())),
+            _ => NextStep::Fetch(FetchReason::Due),
+        })
     }
 }
 
@@ -119,18 +126,18 @@ impl<F: FetchKeys> KeyCache<F> {
         self.fetch_if_due();
         let mut receiver = self.state.subscribe();
         loop {
-            let step = receiver.borrow_and_update().next_step(kid, self.clock.monotonic())?;
-            let (ended, is_running) = match step {
-                NextStep::Use(keys) => return Ok(keys),
-                NextStep::Fetch { ended, is_running } => (ended, is_running),
+            let (step, ended) = {
+                let state = receiver.borrow_and_update();
+                (state.next_step(kid, self.clock.monotonic())?, state.ended)
             };
-            self.start_fetch();
-            // The sender lives as long as `self`.
+            let reason = match step {
+                NextStep::Use(keys) => return Ok(keys),
+                NextStep::Fetch(reason) => reason,
+            };
+            self.start_fetch(reason);
+            // The sender lives as long as `self`. If the keys lack this `kid` because the fetch was running before for another
+            // reason, the next round starts one for it.
             let _ = receiver.wait_for(|state| state.ended > ended).await;
-            // A fetch that was running before may have asked the issuer before it had the key.
-            if !is_running {
-                self.start_cooldown_without(kid);
-            }
         }
     }
 
@@ -138,29 +145,22 @@ impl<F: FetchKeys> KeyCache<F> {
     pub(super) fn fetch_if_due(self: &Arc<Self>) {
         let is_due = self.state.borrow().is_fetch_due(self.clock.monotonic());
         if is_due {
-            self.start_fetch();
+            self.start_fetch(FetchReason::Due);
         }
     }
 
     /// Starts a fetch, unless one is running.
-    fn start_fetch(self: &Arc<Self>) {
-        let starts = self.state.send_if_modified(|state| !std::mem::replace(&mut state.is_fetching, true));
+    fn start_fetch(self: &Arc<Self>, reason: FetchReason) {
+        let mut starts = false;
+        self.state.send_if_modified(|state| {
+            starts = state.fetching.is_none();
+            state.fetching.get_or_insert(reason);
+            // Nobody waits for the start of a fetch.
+            false
+        });
         if starts {
             tokio::spawn(RunningFetch { cache: self.clone(), outcome: None }.run());
         }
-    }
-
-    /// Starts the cooldown if a fetch for `kid` has succeeded without it.
-    fn start_cooldown_without(&self, kid: Option<&str>) {
-        let now = self.clock.monotonic();
-        self.state.send_if_modified(|state| {
-            let lacks_it = |kept: &KeptKeys| kid.is_some_and(|kid| !kept.keys.has_kid(kid));
-            if state.retry_at.is_none() && state.usable(now).is_some_and(lacks_it) {
-                state.cooldown_until = now + UNKNOWN_KID_COOLDOWN;
-            }
-            // Nobody waits for a cooldown.
-            false
-        });
     }
 
     fn end_fetch(&self, outcome: Option<Result<FetchedKeys, FetchError>>) {
@@ -169,9 +169,14 @@ impl<F: FetchKeys> KeyCache<F> {
         self.metrics.issuer_fetches.with_label_values(&[self.issuer.as_str(), label]).inc();
         self.state.send_modify(|state| {
             let had_failed = state.retry_at.is_some();
-            state.is_fetching = false;
+            let reason = state.fetching.take();
             state.ended += 1;
             if let Some(Ok(FetchedKeys { keys, lifetime })) = outcome {
+                if let Some(FetchReason::UnknownKid(kid)) = reason
+                    && !keys.has_kid(&kid)
+                {
+                    state.cooldown_until = now + UNKNOWN_KID_COOLDOWN;
+                }
                 let (keys, version) = (Arc::new(keys), KeyVersion(state.ended));
                 state.kept = Some(KeptKeys { keys, version, fetched_at: now, renew_at: now + lifetime });
                 state.retry_at = None;
@@ -221,5 +226,148 @@ impl<F: FetchKeys> RunningFetch<F> {
 impl<F: FetchKeys> Drop for RunningFetch<F> {
     fn drop(&mut self) {
         self.cache.end_fetch(self.outcome.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use jsonwebtoken::Algorithm;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::clock::{ManualClock, UnixTime};
+
+    /// A fake issuer: the kids that it publishes, or `None` while it is down.
+    #[derive(Default)]
+    struct FakeIssuer {
+        published: Mutex<Option<BTreeSet<u8>>>,
+        fetches: AtomicU32,
+    }
+
+    impl FetchKeys for Arc<FakeIssuer> {
+        async fn fetch(&self) -> Result<FetchedKeys, FetchError> {
+            self.fetches.fetch_add(1, Ordering::Relaxed);
+            let published = self.published.lock().expect("not poisoned").clone();
+            let kids = published.ok_or(FetchError::Timeout { what: "the JWKS" })?;
+            let point = "A".repeat(43);
+            let jwk = |kid| serde_json::json!({"kty": "OKP", "crv": "Ed25519", "kid": format!("{kid}"), "x": point});
+            let jwks = serde_json::json!({"keys": kids.iter().map(jwk).collect::<Vec<_>>()});
+            let keys = KeySet::parse(jwks.to_string().as_bytes(), &[Algorithm::EdDSA])?;
+            Ok(FetchedKeys { keys, lifetime: Duration::from_mins(10) })
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// The issuer publishes these keys.
+        Publish(BTreeSet<u8>),
+        GoDown,
+        Wait(u64),
+        /// As many requests at once, with a token of this key.
+        Request {
+            kid: u8,
+            at_once: usize,
+        },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            2 => prop::collection::btree_set(0..6_u8, 1..4).prop_map(Step::Publish),
+            1 => Just(Step::GoDown),
+            3 => prop_oneof![Just(1), Just(6), Just(300), Just(3_500), Just(7_300)].prop_map(Step::Wait),
+            6 => (0..6_u8, 1..4_usize).prop_map(|(kid, at_once)| Step::Request { kid, at_once }),
+        ];
+        prop::collection::vec(step, 1..40)
+    }
+
+    /// What the model knows, by the rules of the module's head.
+    struct Model {
+        /// The keys of the last successful fetch, and its time.
+        kept: Option<(BTreeSet<u8>, u64)>,
+        /// The time of the last fetch, if it failed.
+        failed_at: Option<u64>,
+        cooldown_until: u64,
+    }
+
+    impl Model {
+        fn fetch(&mut self, published: Option<&BTreeSet<u8>>, now: u64) {
+            match published {
+                Some(published) => (self.kept, self.failed_at) = (Some((published.clone(), now)), None),
+                None => self.failed_at = Some(now),
+            }
+        }
+
+        /// A request's result: whether the keys that it gets have its kid. `None` is a 503.
+        fn request(&mut self, kid: u8, published: Option<&BTreeSet<u8>>, now: u64) -> Option<bool> {
+            let may_fetch = |model: &Self| model.failed_at.is_none_or(|failed_at| now >= failed_at + 2);
+            let usable = |model: &Self| model.kept.clone().filter(|(_, fetched_at)| now - fetched_at < 7_200);
+            let is_due = usable(self).is_none_or(|(_, fetched_at)| now >= fetched_at + 600);
+            let has_kid = usable(self).is_some_and(|(kids, _)| kids.contains(&kid));
+            if is_due && may_fetch(self) {
+                self.fetch(published, now);
+            }
+            if has_kid {
+                return Some(true);
+            }
+            let kept = usable(self);
+            if kept.as_ref().is_some_and(|(kids, _)| kids.contains(&kid)) {
+                return Some(true);
+            }
+            if !may_fetch(self) {
+                return None;
+            }
+            if now >= self.cooldown_until {
+                self.fetch(published, now);
+                let has_kid = usable(self).is_some_and(|(kids, _)| kids.contains(&kid));
+                if self.failed_at.is_none() && !has_kid {
+                    self.cooldown_until = now + 5;
+                }
+                return if self.failed_at.is_some() { None } else { Some(has_kid) };
+            }
+            Some(false)
+        }
+    }
+
+    async fn follow(steps: Vec<Step>) {
+        let issuer = Arc::new(FakeIssuer::default());
+        let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(0)));
+        let name = Name::parse("corp").expect("a name");
+        let cache = KeyCache::new(name, issuer.clone(), clock.clone(), Arc::new(Metrics::new()));
+        let mut model = Model { kept: None, failed_at: None, cooldown_until: 0 };
+        for step in steps {
+            match step {
+                Step::Publish(kids) => *issuer.published.lock().expect("not poisoned") = Some(kids),
+                Step::GoDown => *issuer.published.lock().expect("not poisoned") = None,
+                Step::Wait(seconds) => clock.advance(Duration::from_secs(seconds)),
+                Step::Request { kid, at_once } => {
+                    let published = issuer.published.lock().expect("not poisoned").clone();
+                    let expected = model.request(kid, published.as_ref(), clock.monotonic().as_secs());
+                    let kid = format!("{kid}");
+                    let fetches = issuer.fetches.load(Ordering::Relaxed);
+                    let requests = (0..at_once).map(|_| cache.keys_for(Some(&kid)));
+                    for got in futures_util::future::join_all(requests).await {
+                        assert_eq!(got.ok().map(|keys| keys.has_kid(&kid)), expected, "kid {kid}");
+                    }
+                    // A renewal behind the answer ends before the next step.
+                    while cache.state.borrow().fetching.is_some() {
+                        tokio::task::yield_now().await;
+                    }
+                    // One that was due, and one for the kid.
+                    assert!(issuer.fetches.load(Ordering::Relaxed) - fetches <= 2);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Rotations, outages, unknown keys and the passing of time, in any order.
+        #[test]
+        fn requests_get_the_keys_that_the_rules_promise(steps in steps()) {
+            tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(follow(steps));
+        }
     }
 }

@@ -55,7 +55,7 @@ enum IssuerKeys {
 /// The keys of an issuer as a configuration gives them, read and checked: the keys themselves, or how they are fetched.
 pub(crate) enum LoadedIssuerKeys {
     Fixed(KeySet),
-    Fetched(KeyFetcher),
+    Fetched(Box<KeyFetcher>),
 }
 
 /// Why a token isn't accepted.
@@ -100,7 +100,7 @@ impl LoadedIssuerKeys {
                 keys.map(Self::Fixed).map_err(|message| Problem::new(field, path, message))
             }
             IssuerKeySource::Fetched(fetch) => KeyFetcher::new(fetch, issuer.issuer.as_str(), algorithms)
-                .map(Self::Fetched)
+                .map(|fetcher| Self::Fetched(Box::new(fetcher)))
                 .map_err(|message| {
                     let ca_file = fetch.ca_file.as_ref().map(ToString::to_string).unwrap_or_default();
                     Problem::new(format!("issuers.{}.ca_file", issuer.name), ca_file, message)
@@ -131,9 +131,9 @@ impl Issuers {
                 LoadedIssuerKeys::Fixed(keys) => IssuerKeys::Fixed(keys),
                 LoadedIssuerKeys::Fetched(fetcher) => {
                     let kept = previous.and_then(|previous| previous.key_cache(&issuer.name));
-                    let kept = kept.filter(|kept| *kept.fetcher() == fetcher).cloned();
+                    let kept = kept.filter(|kept| *kept.fetcher() == *fetcher).cloned();
                     let name = issuer.name.clone();
-                    let new = || KeyCache::new(name, fetcher, clock.clone(), metrics.clone());
+                    let new = || KeyCache::new(name, *fetcher, clock.clone(), metrics.clone());
                     IssuerKeys::Fetched(kept.unwrap_or_else(new))
                 }
             };
@@ -195,12 +195,16 @@ impl Issuer {
     ///
     /// # Errors
     /// The first rule that refuses the token, or the keys aren't available. Both are counted.
-    pub async fn verify(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<VerifiedClaims, VerifyError> {
+    pub async fn verify(
+        &self,
+        jwt: &UnverifiedJwt<'_>,
+        now: UnixTime,
+    ) -> Result<VerifiedClaims, VerifyError> {
         let verified = self.check(jwt, now).await;
         if let Err(error) = verified {
             self.count_refusal(error.rule());
         }
-        verified.and_then(|ends_at| Ok(VerifiedClaims::new(jwt, ends_at)))
+        verified.map(|valid_until| VerifiedClaims::new(jwt, valid_until))
     }
 
     async fn check(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<UnixTime, VerifyError> {

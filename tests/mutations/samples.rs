@@ -215,7 +215,7 @@ fn encoded(header: &str, claims: &str) -> String {
 /// HS256.
 pub fn sign_by_secret(header: &str, claims: &str, secret: &str) -> String {
     let signed = encoded(header, claims);
-    let key = EncodingKey::from_secret(secret.as_bytes());
+    let key = EncodingKey::from_secret(secret.as_bytes()).expect("a secret");
     let signature =
         jsonwebtoken::crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).expect("a signature");
     format!("{signed}.{signature}")

@@ -21,6 +21,7 @@ mod exchange_faults;
 mod host;
 mod import_cycles;
 mod in_process;
+mod issuers;
 mod key_files;
 mod listeners;
 mod logs;

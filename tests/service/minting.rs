@@ -137,7 +137,8 @@ async fn an_intercom_user_jwt_is_signed_with_the_secret_and_names_the_user_as_a_
     let token = answer["token"].as_str().expect("a token");
     assert_eq!(unverified(token).0, json!({"alg": "HS256", "typ": "JWT"}));
     // The file's trailing newline is not part of the secret.
-    let key = jsonwebtoken::DecodingKey::from_secret(b"intercom-messenger-api-secret-0123456789");
+    let key = jsonwebtoken::DecodingKey::from_secret(b"intercom-messenger-api-secret-0123456789")
+        .expect("a secret");
     let rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256);
     let claims = jsonwebtoken::decode::<Value>(token, &key, &rules).expect("a valid signature").claims;
     assert_eq!(claims["user_id"], "42");

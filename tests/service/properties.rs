@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tokenmint::callers::{Callers, Permission as _};
 use tokenmint::clock::UnixTime;
 use tokenmint::config::{Config, Environment, Hs256Kind, SubjectPattern};
+use tokenmint::issuers::Issuers;
 use tokenmint::keys::KeyRing;
 use tokenmint::metrics::Metrics;
 use tokenmint::tokens::{Profiles, Subject};
@@ -55,7 +56,7 @@ static RING: LazyLock<KeyRing> = LazyLock::new(|| {
 });
 
 fn callers(config: &Config) -> Callers {
-    Callers::new(config, &Profiles::new(config, &RING), &Metrics::new())
+    Callers::new(config, &Profiles::new(config, &RING), &Issuers::default(), &Metrics::new())
 }
 
 /// Names of configured profiles, with and without their kind, similar names, and others.

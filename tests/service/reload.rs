@@ -112,7 +112,8 @@ async fn a_change_is_applied_within_five_seconds_without_a_signal() {
             let token = token.as_str().expect("a token").to_owned();
             jsonwebtoken::decode::<serde_json::Value>(
                 &token,
-                &jsonwebtoken::DecodingKey::from_secret(b"a-third-messenger-api-secret-0123456789"),
+                &jsonwebtoken::DecodingKey::from_secret(b"a-third-messenger-api-secret-0123456789")
+                    .expect("a secret"),
                 &jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::HS256),
             )
             .is_ok()

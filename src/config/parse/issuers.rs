@@ -70,7 +70,7 @@ pub(super) fn parse_issuer(name: &Name, section: &Section<'_>) -> Option<IssuerC
 fn parse_key_source(section: &Section<'_>, issuer: Option<&Issuer>) -> Option<IssuerKeySource> {
     let parse_url = |text: &str| HttpsOrLoopbackUrl::parse(text);
     let jwks_url = section.optional("jwks_url", |node| parse_url(&parse_string(node)?));
-    let discovery = section.or_default("discovery", parse_bool);
+    let discovery = section.optional("discovery", parse_bool).unwrap_or(false);
     let jwks_file = section.path("jwks_file");
     let secret = section.secret_from_file("secret_file");
     let ca_file = section.path("ca_file");
@@ -129,7 +129,7 @@ pub(super) fn parse_caller_jwt(section: &Section<'_>, defined: &DefinedNames) ->
     match (section.has("jwt_issuer"), section.has("jwt_claims")) {
         (false, false) => return None,
         (false, true) => {
-            section.problem("jwt_issuer", "is missing: `jwt_claims` needs the issuer of the tokens")
+            section.problem("jwt_issuer", "is missing: `jwt_claims` needs the issuer of the tokens");
         }
         (true, _) if !claims.contains_key("sub") => {
             let message = "must name `sub`, for example jwt_claims = { sub = [\"system:serviceaccount:shop:web\"] }. Without \

@@ -21,7 +21,8 @@ fn headed(header: &Value) -> Given {
 fn symmetric(claims: &Value, secret: &str) -> String {
     let header =
         Header { kid: claims.get("iss").map(|_| "Key1".to_owned()), ..Header::new(Algorithm::HS256) };
-    jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(secret.as_bytes())).expect("a token")
+    jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(secret.as_bytes()).expect("a secret"))
+        .expect("a token")
 }
 
 fn intercom(claims: &Value) -> Given {

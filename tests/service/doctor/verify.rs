@@ -106,7 +106,7 @@ fn a_key_is_looked_for_by_its_id_among_the_keysets_of_its_kind() {
 
 fn forged() -> String {
     let claims = json!({"user_id": "42", "exp": seconds() + 600});
-    let key = EncodingKey::from_secret(b"not-the-secret-of-the-messenger-at-all");
+    let key = EncodingKey::from_secret(b"not-the-secret-of-the-messenger-at-all").expect("a secret");
     jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).expect("a token")
 }
 

@@ -17,6 +17,7 @@
 //! | [`keys`] | reads PEM files into a `KeyRing`: keysets, private keys, certificates, and the schedule of signing keys |
 //! | [`tokens`] | builds and signs the tokens: identity tokens, OAuth assertions, Intercom JWTs. The signing queue is here |
 //! | [`jwks`] | the JWK Sets of a key ring, cached in serialized form until the published keys or certificates change |
+//! | [`issuers`] | verifies JWTs of other issuers: their keys, fetched and kept, and the rules for their claims |
 //! | [`callers`] | authenticates callers and authorizes what they request; rate limits |
 //! | [`exchange`] | exchanges tokens for Salesforce access tokens: client, error table, cache, circuit breaker, single-flight |
 //! | [`doctor`] | diagnostic checks, each a pure function of its input; parsers and online probes that gather that input |

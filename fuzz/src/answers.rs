@@ -6,10 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::{API_KEY, Answer, FuzzService, INTERCOM_SECRET};
+use super::{API_KEY, Answer, FuzzService, INTERCOM_SECRET, ISSUER_SECRET};
 
 /// Secrets that no response and no message may contain.
-pub const SECRETS: [&str; 3] = [API_KEY, INTERCOM_SECRET, "PRIVATE KEY-----"];
+pub const SECRETS: [&str; 4] = [API_KEY, INTERCOM_SECRET, ISSUER_SECRET, "PRIVATE KEY-----"];
 
 /// A token of a response, and the subject that the request asked for.
 pub struct IssuedToken<'a> {

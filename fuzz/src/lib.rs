@@ -13,6 +13,7 @@ pub mod bodies;
 pub mod claims;
 pub mod configuration;
 pub mod http_heads;
+pub mod jwts;
 pub mod key_files;
 pub mod keyset_toml;
 mod salesforce;
@@ -44,6 +45,10 @@ use salesforce::Salesforce;
 /// The API key of the caller that sends the fuzzed requests.
 pub const API_KEY: &str = "tm_canary-of-the-api-key";
 const HOST: &str = "tokens.example";
+/// The API key of a caller that must send a subject token.
+pub const PROVEN_KEY: &str = "tm_canary-of-the-proven-key";
+/// The secret with which the issuer of JWTs signs.
+pub const ISSUER_SECRET: &str = "canary-of-the-issuers-secret-0123456789";
 pub const INTERCOM_SECRET: &str = "canary-of-the-messenger-api-secret-0123456789";
 
 const GROUPS: [RouteGroup; 3] = [RouteGroup::Minting, RouteGroup::Public, RouteGroup::Ops];
@@ -100,6 +105,7 @@ impl Default for FuzzService {
         let salesforce = runtime.block_on(Salesforce::start());
         write(&folder.path().join("keys/web/WebAppKey1.key"), &KEY);
         write(&folder.path().join("keys/crm/CrmKey1.key"), &new_key());
+        write(&folder.path().join("issuer.secret"), ISSUER_SECRET);
         let text = configuration(&salesforce.url);
         let parsed = Config::parse("tokenmint.toml", &text, folder.path().into(), &Environment::new());
         let config = parsed.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
@@ -176,9 +182,14 @@ impl FuzzService {
     }
 
     fn post(&self, route: &str, body: &[u8]) -> Answer {
+        self.post_as(API_KEY, route, body)
+    }
+
+    /// Posts `body` with any Bearer credential.
+    pub fn post_as(&self, credential: &str, route: &str, body: &[u8]) -> Answer {
         let request = Request::post(route)
             .header("Host", HOST)
-            .header("Authorization", format!("Bearer {API_KEY}"))
+            .header("Authorization", format!("Bearer {credential}"))
             .header("Content-Type", "application/json")
             .body(Body::from(body.to_vec()));
         self.answer(request.expect("a request"))
@@ -202,8 +213,11 @@ fn write(path: &Path, pem: &str) {
 
 /// The caller may not use any profile named `closed`, so that no request may get a token of it.
 fn configuration(salesforce: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, API_KEY.as_bytes());
-    let digest = digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+    let digest = |api_key: &str| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, api_key.as_bytes());
+        digest.as_ref().iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+    };
+    let (digest, proven) = (digest(API_KEY), digest(PROVEN_KEY));
     format!(
         r#"
 [server]
@@ -248,6 +262,19 @@ closed = "identity.closed"
 [callers.web]
 api_key_sha256 = ["{digest}"]
 allow = ["identity.web", "oauth.crm", "intercom.fin", "bundles.fin"]
+[issuers.corp]
+issuer = "corp"
+audience = ["app"]
+secret_file = "issuer.secret"
+[callers.proven]
+api_key_sha256 = ["{proven}"]
+allow = ["identity.web"]
+subject_token = "required"
+subject_issuer = "corp"
+[callers.workload]
+jwt_issuer = "corp"
+jwt_claims = {{ sub = ["job"] }}
+allow = ["identity.web"]
 "#
     )
 }

@@ -12,7 +12,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, PRAGMA, RETRY_AFTER, WWW_
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::callers::{AuthenticationError, Denied, SubjectError};
+use crate::callers::{Denied, JwtError, SubjectError};
 use crate::exchange::{ExchangeError, SalesforceError};
 use crate::tokens::{InvalidField, MintError};
 
@@ -95,13 +95,11 @@ impl From<ExchangeError> for ApiError {
     }
 }
 
-impl From<AuthenticationError> for ApiError {
-    fn from(error: AuthenticationError) -> Self {
+impl From<JwtError> for ApiError {
+    fn from(error: JwtError) -> Self {
         match error {
-            AuthenticationError::RefusedJwt { .. } => Self::InvalidClient,
-            AuthenticationError::KeysUnavailable { retry_after, .. } => {
-                Self::IssuerUnavailable { retry_after }
-            }
+            JwtError::Refused { .. } => Self::InvalidClient,
+            JwtError::KeysUnavailable { retry_after, .. } => Self::IssuerUnavailable { retry_after },
         }
     }
 }

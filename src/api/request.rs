@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::content_negotiation::ResponseFormat;
 use super::middleware::RequestScope;
 use super::{ApiError, BodyGate, SharedState};
-use crate::callers::{AuthenticationError, BearerLookup, Caller, Peer};
+use crate::callers::{BearerLookup, Caller, JwtError, Peer};
 use crate::config::Name;
 use crate::json::{Json, Members};
 use crate::tokens::InvalidField;
@@ -86,7 +86,7 @@ async fn authenticate_bearer(
     match snapshot.callers.by_jwt(credential, digest, now).await {
         Ok((how, caller)) => Ok((how, caller.clone())),
         Err(error) => {
-            if let AuthenticationError::RefusedJwt { issuer, refusal } = &error {
+            if let JwtError::Refused { issuer, refusal } = &error {
                 tracing::warn!(
                     request_id = scope.id(),
                     trace_id = scope.trace_id(),

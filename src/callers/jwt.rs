@@ -6,16 +6,31 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use moka::sync::Cache;
+use thiserror::Error;
 
-use super::AuthenticationError;
 use crate::clock::UnixTime;
-use crate::config::{CallerConfig, CallerJwtConfig};
+use crate::config::{CallerConfig, CallerJwtConfig, Name};
 use crate::issuers::{Issuer, Issuers, KeyVersion, Refusal, UnverifiedJwt, VerifiedClaims, VerifyError};
 
 /// The largest number of remembered JWTs.
 const MAX_REMEMBERED: u64 = 10_000;
+
+/// Why a JWT doesn't authenticate a caller. The caller itself learns only that it isn't.
+#[derive(Debug, Error)]
+pub(crate) enum JwtError {
+    #[error("the JWT {refusal}")]
+    Refused {
+        /// The name of the issuer in the configuration; `None` if it has none with this `iss`.
+        issuer: Option<Name>,
+        refusal: Refusal,
+    },
+    /// The keys that decide aren't available.
+    #[error("the keys of the issuer `{issuer}` aren't available")]
+    KeysUnavailable { issuer: Name, retry_after: Duration },
+}
 
 /// The issuers of callers' JWTs, and the JWTs that were verified.
 pub(super) struct JwtCredentials {
@@ -88,8 +103,8 @@ impl JwtCredentials {
         credential: &[u8],
         digest: [u8; 32],
         now: UnixTime,
-    ) -> Result<u32, AuthenticationError> {
-        let refused = |refusal| AuthenticationError::RefusedJwt { issuer: None, refusal };
+    ) -> Result<u32, JwtError> {
+        let refused = |refusal| JwtError::Refused { issuer: None, refusal };
         let text = std::str::from_utf8(credential).map_err(|_| refused(Refusal::Form))?;
         let jwt = UnverifiedJwt::parse(text).map_err(refused)?;
         let mut failure = refused(Refusal::Issuer);
@@ -98,8 +113,7 @@ impl JwtCredentials {
         for (index, CallerIssuer { issuer, callers }) in
             candidates.filter(|(_, with)| with.issuer.issued(&jwt))
         {
-            let refused =
-                |refusal| AuthenticationError::RefusedJwt { issuer: Some(issuer.name.clone()), refusal };
+            let refused = |refusal| JwtError::Refused { issuer: Some(issuer.name.clone()), refusal };
             // Taken before, so that keys that are fetched meanwhile aren't credited with this verification.
             let version = issuer.key_version();
             let verified = issuer.verify(&jwt, now).await;
@@ -111,10 +125,7 @@ impl JwtCredentials {
                 }
                 // The other issuers' refusals don't say that the token is bad.
                 Err(VerifyError::KeysUnavailable { retry_after }) => {
-                    return Err(AuthenticationError::KeysUnavailable {
-                        issuer: issuer.name.clone(),
-                        retry_after,
-                    });
+                    return Err(JwtError::KeysUnavailable { issuer: issuer.name.clone(), retry_after });
                 }
             };
             let Some(caller) = find_caller(callers, &claims) else {

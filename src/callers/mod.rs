@@ -21,22 +21,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::IntCounter;
-use thiserror::Error;
+use secrecy::SecretString;
 
 use credentials::Credentials;
 pub(crate) use credentials::Peer;
 pub use grants::Permission;
 pub(crate) use grants::{Authorized, AuthorizedEntry, BundleEntryGrant, BundleGrant, Denied, Grant, Grants};
 use jwt::JwtCredentials;
+pub(crate) use jwt::JwtError;
 pub(crate) use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
-use subject_token::SubjectTokenRule;
 pub(crate) use subject_token::{RequestedSubject, SubjectError};
+use subject_token::{SubjectFields, SubjectTokenRule};
 pub(crate) use violation::{PolicyRule, Violation};
 
 use crate::clock::UnixTime;
 use crate::config::{self, Config, Hs256Kind, Name, PolicyMode, ProfileKind, RateLimit, SubjectPattern};
 use crate::hash::sha256;
-use crate::issuers::{Issuers, Refusal};
+use crate::issuers::Issuers;
 use crate::metrics::Metrics;
 use crate::tokens::{Hs256Profile, IdentityProfile, OauthProfile, Profiles, Subject};
 
@@ -57,20 +58,6 @@ pub(crate) enum BearerLookup<'a> {
     /// A JWT that must be verified. The value is its SHA-256.
     UnverifiedJwt([u8; 32]),
     Unknown,
-}
-
-/// Why a caller isn't authenticated. The caller itself learns only that it isn't.
-#[derive(Debug, Error)]
-pub(crate) enum AuthenticationError {
-    #[error("the JWT {refusal}")]
-    RefusedJwt {
-        /// The name of the issuer in the configuration; `None` if it has none with this `iss`.
-        issuer: Option<Name>,
-        refusal: Refusal,
-    },
-    /// The keys that decide aren't available.
-    #[error("the keys of the issuer `{issuer}` aren't available")]
-    KeysUnavailable { issuer: Name, retry_after: Duration },
 }
 
 /// A caller with its grants, its policy and the state of its rate limits.
@@ -173,7 +160,7 @@ impl Callers {
         jwt: &[u8],
         digest: [u8; 32],
         now: UnixTime,
-    ) -> Result<(&'static str, &Arc<Caller>), AuthenticationError> {
+    ) -> Result<(&'static str, &Arc<Caller>), JwtError> {
         let index = self.jwts.authenticate(jwt, digest, now).await?;
         Ok((JWT_CREDENTIAL, self.caller(index)))
     }
@@ -264,9 +251,28 @@ impl Caller {
         Ok(Authorized { grant, audit_violation: Some(violation) })
     }
 
-    /// Counts a request that `subject_token` would refuse, and that audit mode allows.
-    fn count_subject_token_violation(&self) {
-        self.would_refuse[PolicyRule::SubjectToken as usize].inc();
+    /// Decides whom a request is for: `named` is the value of its field `field`, `sub` or `user_id`, and `token` is its
+    /// `subject_token`.
+    ///
+    /// # Errors
+    /// A field is missing or invalid, the token is refused, or its issuer's keys aren't available.
+    pub(crate) async fn requested_subject(
+        &self,
+        field: &'static str,
+        named: Option<String>,
+        token: Option<&SecretString>,
+        now: UnixTime,
+    ) -> Result<RequestedSubject, SubjectError> {
+        let named = named.map(|named| Subject::parse(field, named)).transpose()?;
+        let request = SubjectFields { field, named, token };
+        let requested = match &self.subject_token {
+            None => request.without_rule()?,
+            Some(rule) => rule.requested_subject(request, self.policy, now).await?,
+        };
+        if requested.audit_violation.is_some() {
+            self.would_refuse[PolicyRule::SubjectToken as usize].inc();
+        }
+        Ok(requested)
     }
 
     fn find_violation(

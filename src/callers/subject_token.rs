@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::Caller;
 use crate::clock::UnixTime;
 use crate::config::{Name, PolicyMode, SubjectTokenConfig};
 use crate::issuers::{Issuer, Issuers, Refusal, UnverifiedJwt, VerifyError};
@@ -20,6 +19,14 @@ pub(super) struct SubjectTokenRule {
     /// The claim that names the subject.
     claim: String,
     is_required: bool,
+}
+
+/// The fields of a request that say whom it is for.
+pub(super) struct SubjectFields<'a> {
+    /// The name of the field of `named`: `sub` or `user_id`.
+    pub(super) field: &'static str,
+    pub(super) named: Option<Subject>,
+    pub(super) token: Option<&'a SecretString>,
 }
 
 /// Whom a request is for.
@@ -80,6 +87,49 @@ impl SubjectTokenRule {
         Self { issuer, claim: config.claim.clone(), is_required: config.is_required }
     }
 
+    /// The subject of a request, proven or named.
+    ///
+    /// # Errors
+    /// There is no subject, or no valid token where one is needed. With `policy = "audit"`, a request that names its subject is
+    /// accepted in spite of that.
+    pub(super) async fn requested_subject(
+        &self,
+        request: SubjectFields<'_>,
+        policy: PolicyMode,
+        now: UnixTime,
+    ) -> Result<RequestedSubject, SubjectError> {
+        if request.token.is_none() && !self.is_required {
+            return request.named_subject(None);
+        }
+        let violation = match self.proven_subject(&request, now).await {
+            Ok(proven) => return Ok(proven),
+            // While a backend is changed over, what worked before goes on.
+            Err(error) if policy != PolicyMode::Audit || request.named.is_none() => return Err(error),
+            Err(SubjectError::Invalid(violation)) => violation,
+            Err(SubjectError::KeysUnavailable { .. }) => {
+                InvalidField::new(FIELD, "can't be verified: its issuer's keys aren't available")
+            }
+        };
+        request.named_subject(Some(violation))
+    }
+
+    async fn proven_subject(
+        &self,
+        request: &SubjectFields<'_>,
+        now: UnixTime,
+    ) -> Result<RequestedSubject, SubjectError> {
+        let Some(token) = request.token else {
+            let message = "is missing: this caller must send the user's token from its identity provider";
+            return Err(InvalidField::new(FIELD, message).into());
+        };
+        let (subject, proof) = self.verify(token.expose_secret(), now).await?;
+        if request.named.as_ref().is_some_and(|named| *named != subject) {
+            let message = "isn't the subject of `subject_token`: leave it out, or send the same";
+            return Err(InvalidField::new(request.field, message).into());
+        }
+        Ok(RequestedSubject { subject, proof: Some(proof), audit_violation: None })
+    }
+
     /// Verifies a subject token.
     async fn verify(&self, token: &str, now: UnixTime) -> Result<(Subject, SubjectProof), SubjectError> {
         let refused = |refusal: Refusal| InvalidField::new(FIELD, refusal.to_string());
@@ -104,66 +154,23 @@ impl SubjectTokenRule {
     }
 }
 
-impl Caller {
-    /// Decides whom a request is for: `named` is the value of its field `field`, `sub` or `user_id`.
-    ///
-    /// # Errors
-    /// A field is missing or invalid, the token is refused, or its issuer's keys aren't available.
-    pub(crate) async fn requested_subject(
-        &self,
-        field: &'static str,
-        named: Option<String>,
-        token: Option<&SecretString>,
-        now: UnixTime,
-    ) -> Result<RequestedSubject, SubjectError> {
-        let named = named.map(|named| Subject::parse(field, named)).transpose()?;
-        let from_request = |named: Option<Subject>, audit_violation| {
-            let subject = named.ok_or_else(|| InvalidField::new(field, "is missing"))?;
-            Ok(RequestedSubject { subject, proof: None, audit_violation })
-        };
-        let (rule, token) = match (&self.subject_token, token) {
-            (None, None) => return from_request(named, None),
-            (None, Some(_)) => {
-                let message = "isn't accepted from this caller: leave it out, or set `subject_token` and `subject_issuer` in the \
-                               caller's configuration";
-                return Err(InvalidField::new(FIELD, message).into());
-            }
-            (Some(rule), None) if !rule.is_required => return from_request(named, None),
-            (Some(rule), token) => (rule, token),
-        };
-        let error = match self.proven_subject(rule, field, named.as_ref(), token, now).await {
-            Ok(proven) => return Ok(proven),
-            Err(error) => error,
-        };
-        let violation = match error {
-            // While a backend is changed over, what worked before goes on.
-            error if self.policy != PolicyMode::Audit || named.is_none() => return Err(error),
-            SubjectError::Invalid(violation) => violation,
-            SubjectError::KeysUnavailable { .. } => {
-                InvalidField::new(FIELD, "can't be verified: its issuer's keys aren't available")
-            }
-        };
-        self.count_subject_token_violation();
-        from_request(named, Some(violation))
+impl SubjectFields<'_> {
+    /// The subject that the request names.
+    fn named_subject(self, audit_violation: Option<InvalidField>) -> Result<RequestedSubject, SubjectError> {
+        let subject = self.named.ok_or_else(|| InvalidField::new(self.field, "is missing"))?;
+        Ok(RequestedSubject { subject, proof: None, audit_violation })
     }
 
-    async fn proven_subject(
-        &self,
-        rule: &SubjectTokenRule,
-        field: &'static str,
-        named: Option<&Subject>,
-        token: Option<&SecretString>,
-        now: UnixTime,
-    ) -> Result<RequestedSubject, SubjectError> {
-        let Some(token) = token else {
-            let message = "is missing: this caller must send the user's token from its identity provider";
+    /// The subject of a caller without a rule for subject tokens.
+    ///
+    /// # Errors
+    /// There is no subject, or a subject token.
+    pub(super) fn without_rule(self) -> Result<RequestedSubject, SubjectError> {
+        if self.token.is_some() {
+            let message = "isn't accepted from this caller: leave it out, or set `subject_token` and `subject_issuer` in the \
+                           caller's configuration";
             return Err(InvalidField::new(FIELD, message).into());
-        };
-        let (subject, proof) = rule.verify(token.expose_secret(), now).await?;
-        if named.is_some_and(|named| named.as_str() != subject.as_str()) {
-            let message = "isn't the subject of `subject_token`: leave it out, or send the same";
-            return Err(InvalidField::new(field, message).into());
         }
-        Ok(RequestedSubject { subject, proof: Some(proof), audit_violation: None })
+        self.named_subject(None)
     }
 }

@@ -1,5 +1,6 @@
 //! Fetches the keys of an issuer, with bounds: [`FETCH_TIMEOUT`], [`MAX_BODY_BYTES`], [`MAX_REDIRECTS`].
 
+use std::future::Future;
 use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL};
@@ -11,7 +12,6 @@ use thiserror::Error;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::key_cache::FetchKeys;
 use super::key_set::{KeySet, KeySetError};
 use crate::config::{HttpsOrLoopbackUrl, KeyAddress, KeyFetchConfig, UnverifiedPath};
 use crate::files::{FileError, MAX_FILE_SIZE, OpenedFile};
@@ -31,7 +31,12 @@ const DEFAULT_LIFETIME: Duration = Duration::from_mins(10);
 const MIN_LIFETIME: Duration = Duration::from_mins(1);
 const MAX_LIFETIME: Duration = Duration::from_hours(1);
 
-/// Fetches the keys of one issuer.
+/// Fetches keys: over the network, or from a fake in tests.
+pub(super) trait FetchKeys: Send + Sync + 'static {
+    fn fetch(&self) -> impl Future<Output = Result<FetchedKeys, FetchError>> + Send;
+}
+
+/// Fetches the keys of one issuer over the network.
 pub(crate) struct KeyFetcher {
     config: KeyFetchConfig,
     /// The content of `ca_file`.

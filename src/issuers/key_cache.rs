@@ -6,15 +6,14 @@
 //!   causes another fetch for [`UNKNOWN_KID_COOLDOWN`], however many such tokens arrive.
 //! - While the issuer can't be reached, its kept keys are used until they are [`MAX_KEY_AGE`] old.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::fetch::{FetchError, FetchedKeys};
+use super::fetch::{FetchError, FetchKeys, FetchedKeys};
 use super::key_set::KeySet;
-use super::{KeyVersion, VerifyError};
+use super::refusal::VerifyError;
 use crate::clock::Clock;
 use crate::config::Name;
 use crate::metrics::Metrics;
@@ -25,11 +24,6 @@ const MAX_KEY_AGE: Duration = Duration::from_hours(2);
 const UNKNOWN_KID_COOLDOWN: Duration = Duration::from_secs(5);
 /// The shortest time between a failed fetch and the next one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-
-/// Fetches keys: over the network, or from a fake in tests.
-pub(super) trait FetchKeys: Send + Sync + 'static {
-    fn fetch(&self) -> impl Future<Output = Result<FetchedKeys, FetchError>> + Send;
-}
 
 /// The keys of one issuer, and the state of their fetch.
 pub(super) struct KeyCache<F> {
@@ -60,6 +54,10 @@ struct KeptKeys {
     fetched_at: Duration,
     renew_at: Duration,
 }
+
+/// A version of an issuer's keys. Each fetch makes another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyVersion(pub(super) u64);
 
 /// Why keys are fetched.
 enum FetchReason {

@@ -15,13 +15,13 @@ mod refusal;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
 pub use claims::VerifiedClaims;
 pub use jwt::UnverifiedJwt;
-pub use refusal::Refusal;
+pub use key_cache::KeyVersion;
+pub use refusal::{Refusal, VerifyError};
 
 use crate::clock::{Clock, UnixTime};
 use crate::config::{Config, IssuerConfig, IssuerKeySource, Name, Problem};
@@ -57,26 +57,6 @@ pub(crate) enum LoadedIssuerKeys {
     Fixed(KeySet),
     Fetched(Box<KeyFetcher>),
 }
-
-/// Why a token isn't accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VerifyError {
-    Refused(Refusal),
-    /// The keys that decide aren't available.
-    KeysUnavailable {
-        retry_after: Duration,
-    },
-}
-
-impl From<Refusal> for VerifyError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-/// A version of an issuer's keys. Each fetch makes another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyVersion(u64);
 
 impl LoadedIssuerKeys {
     /// Reads the files that `[issuers.NAME]` names.
@@ -230,16 +210,6 @@ impl Issuer {
         match &self.keys {
             IssuerKeys::Fixed(_) => Some(KeyVersion(0)),
             IssuerKeys::Fetched(cache) => cache.version(),
-        }
-    }
-}
-
-impl VerifyError {
-    /// The value of the label `rule`.
-    pub(crate) const fn rule(&self) -> &'static str {
-        match self {
-            Self::Refused(refusal) => refusal.rule(),
-            Self::KeysUnavailable { .. } => "keys_unavailable",
         }
     }
 }

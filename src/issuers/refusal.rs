@@ -1,4 +1,6 @@
-//! [`Refusal`]: the rule that refuses a token.
+//! [`Refusal`]: the rule that refuses a token. [`VerifyError`] is a refusal or a lack of keys.
+
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -74,6 +76,32 @@ impl Refusal {
             Self::TooOld => "max_age",
             Self::CallerClaims => "jwt_claims",
             Self::SubjectClaim => "subject_claim",
+        }
+    }
+}
+
+/// Why a token isn't accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyError {
+    Refused(Refusal),
+    /// The keys that decide aren't available.
+    KeysUnavailable {
+        retry_after: Duration,
+    },
+}
+
+impl From<Refusal> for VerifyError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl VerifyError {
+    /// The value of the label `rule`.
+    pub(crate) const fn rule(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.rule(),
+            Self::KeysUnavailable { .. } => "keys_unavailable",
         }
     }
 }

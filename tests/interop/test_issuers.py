@@ -6,6 +6,7 @@ oidc-provider, oauth2-mock-server and OpenBao run unchanged. No API server of Ku
 
 import json
 import secrets
+import signal
 import threading
 import time
 
@@ -21,14 +22,19 @@ from issuers import (
     Key,
     MockServer,
     OidcProvider,
+    as_bytes,
+    logged,
     make_authority,
     wait_until,
+    without_id,
 )
 from service import ISSUER, Deployment
 from verifiers import pyjwt
 
-PATH = "/identity-token"
 ROTATIONS = 12
+# Seconds without a fetch after one that didn't find a `kid`.
+COOLDOWN = 5
+RELOADED = '"message":"reloaded"'
 THREADS = 4
 
 
@@ -42,12 +48,12 @@ audience = {json.dumps(audience)}
 
 
 def caller_section(name, issuer, sub):
-    """A caller by JWT, which may also send subject tokens of the same issuer."""
+    """A caller by JWT, which may also send subject tokens of the same issuer. `allow` has one profile of each kind."""
     return f"""
 [callers.{name}]
 jwt_issuer = "{issuer}"
 jwt_claims = {{ sub = ["{sub}"] }}
-allow = ["identity.web"]
+allow = ["identity.web", "intercom.fin", "bundles.fin"]
 subject_token = "optional"
 subject_issuer = "{issuer}"
 """
@@ -98,6 +104,24 @@ def stranger(pod, cluster):
 
 
 @pytest.fixture(scope="module")
+def key_host(cluster):
+    """The host that the metadata of `managed` names for its keys, as those of EKS do."""
+    fake = FakeIssuer([Key("managed-1")], tls=cluster.tls)
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="module")
+def managed(pod, cluster, key_host):
+    """A fake of an issuer whose keys are on another host."""
+    fake = FakeIssuer([], tls=cluster.tls)
+    fake.issuer = fake.url
+    fake.metadata = {"issuer": fake.issuer, "jwks_uri": key_host.url + key_host.PATH}
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="module")
 def login():
     """A fake of an identity provider that the tests stop and start."""
     fake = FakeIssuer([Key("login-1"), Key("login-2", "ES256")])
@@ -115,7 +139,17 @@ def late():
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory, run_service, oauth_server, oidc_provider, mock_server, bao, pod, cluster, stranger, login, late):
+def pestered():
+    """A fake of an identity provider whose name is on many tokens that it didn't issue."""
+    fake = FakeIssuer([Key("pestered-1")])
+    yield fake
+    fake.stop()
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory, run_service, oauth_server, oidc_provider, mock_server, bao, pod, cluster, stranger, managed, login, late, pestered
+):
     """One tokenmint with all these issuers. The tests of this file don't use the service of the others."""
     folder = tmp_path_factory.mktemp("issuers")
     deployment = Deployment(folder, oauth_server.config["BASE"] + "/services/oauth2/token")
@@ -135,6 +169,10 @@ def service(tmp_path_factory, run_service, oauth_server, oidc_provider, mock_ser
         caller_section("lured", "lured", "user-1"),
         issuer_section("no-ca", "https://no-ca.example", f'jwks_url = "{cluster.url}{cluster.PATH}"'),
         caller_section("no-ca", "no-ca", "user-1"),
+        issuer_section("managed", managed.issuer, f"discovery = true\n{in_pod}"),
+        caller_section("managed", "managed", "user-1"),
+        issuer_section("pestered", pestered.issuer, f'jwks_url = "{pestered.url}{pestered.PATH}"'),
+        caller_section("pestered", "pestered", "backend"),
         issuer_section("login", login.issuer, f'jwks_url = "{login.url}{login.PATH}"'),
         caller_section("login", "login", "backend"),
         issuer_section("late", late.issuer, f'jwks_url = "{late.url}{late.PATH}"'),
@@ -150,18 +188,22 @@ def service(tmp_path_factory, run_service, oauth_server, oidc_provider, mock_ser
     return run_service(deployment)
 
 
-def ask(service, credential, session=requests, **body):
+def ask(service, credential, session=requests, path="/identity-token", **body):
     """One request of a caller with a JWT."""
     headers = {"Authorization": f"Bearer {credential}"}
-    return session.post(service.url + PATH, json=body, headers=headers, timeout=30)
+    return session.post(service.url + path, json=body, headers=headers, timeout=30)
 
 
 def minted_for(service, answer):
     """The subject of a minted token, which PyJWT verifies."""
     assert answer.status_code == 200, answer.text
     token = answer.json()["token"]
-    sub = jwt.decode(token, options={"verify_signature": False})["sub"]
-    return pyjwt(service.jwks_url("web"), token, "RS256", ISSUER, sub)["sub"]
+    return pyjwt(service.jwks_url("web"), token, "RS256", ISSUER, unverified(token)["sub"])["sub"]
+
+
+def unverified(token):
+    """The claims of a token."""
+    return jwt.decode(token, options={"verify_signature": False})
 
 
 def assert_bad_subject_token(answer, words):
@@ -171,27 +213,15 @@ def assert_bad_subject_token(answer, words):
     assert words in said["error_description"]
 
 
-def without_id(answer):
-    return {name: value for name, value in answer.json().items() if name != "request_id"}
-
-
-def lines_of(service, answer):
-    """The lines of the log about a request."""
-    request_id = answer.headers["X-Request-Id"]
-    return wait_until(
-        lambda: [line for line in service.log.read_text().splitlines() if request_id in line],
-        f"the log has a line with {request_id}",
-    )
-
-
 def assert_bad_credential(service, answer, rule):
     """Refused as a wrong API key is, with the reason in the log."""
     assert answer.status_code == 401, answer.text
     wrong_key = ask(service, secrets.token_urlsafe(32), sub="user-1")
     assert wrong_key.status_code == 401
     assert without_id(answer) == without_id(wrong_key)
-    (line,) = [line for line in lines_of(service, answer) if "refused a caller: the JWT" in line]
-    assert f'"rule":"{rule}"' in line, line
+    line = logged(service, answer)
+    assert line["message"].startswith("refused a caller: the JWT ")
+    assert line["rule"] == rule, line
 
 
 def assert_unavailable(answer):
@@ -231,16 +261,33 @@ class TestRealIssuers:
 
     def test_a_user_is_named_by_a_subject_token(self, service, issuer):
         user_token = issuer.user_token("alice")
-        user = jwt.decode(user_token, options={"verify_signature": False})["sub"]
+        user = unverified(user_token)["sub"]
         answer = ask(service, issuer.workload_token(), subject_token=user_token)
         assert minted_for(service, answer) == user
-        assert answer.json()["expires_at"] <= jwt.decode(user_token, options={"verify_signature": False})["exp"]
+        assert answer.json()["expires_at"] <= unverified(user_token)["exp"]
 
         answer = ask(service, issuer.workload_token(), subject_token=user_token, sub=user)
         assert minted_for(service, answer) == user
         answer = ask(service, issuer.workload_token(), subject_token=user_token, sub="mallory")
         assert answer.status_code == 400, answer.text
         assert answer.json()["field"] == "sub"
+
+    def test_it_is_the_same_user_in_the_other_kinds_of_tokens(self, service, issuer):
+        user_token = issuer.user_token("alice")
+        user = unverified(user_token)["sub"]
+        caller = issuer.workload_token()
+        chat = ask(service, caller, path="/intercom-user-jwt", subject_token=user_token)
+        assert chat.status_code == 200, chat.text
+        secret = service.deployment.intercom_secret
+        assert jwt.decode(chat.json()["token"], secret, ["HS256"])["user_id"] == user
+
+        bundle = ask(service, caller, path="/bundle", subject_token=user_token)
+        assert bundle.status_code == 200, bundle.text
+        tokens = bundle.json()["tokens"]
+        assert unverified(tokens["salesforce_identity_token"])["sub"] == user
+        assert unverified(tokens["intercom_user_jwt"])["user_id"] == user
+        for token in (chat.json()["token"], *tokens.values()):
+            assert unverified(token)["exp"] <= unverified(user_token)["exp"]
 
     def test_a_token_for_another_audience_is_refused(self, service, issuer):
         for_another = issuer.user_token("alice", ELSEWHERE)
@@ -360,6 +407,12 @@ class TestCluster:
         assert stranger.asked == [], "and so it never saw the pod's token"
         assert [line for line in service.log.read_text().splitlines() if '"lured"' in line and "status 302" in line]
 
+    def test_the_pods_token_is_not_for_another_host_that_the_metadata_name(self, service, managed, key_host):
+        token = key_host.token(key_host.keys[0], iss=managed.issuer)
+        until_served(service, token)
+        assert all(authorization.startswith("Bearer ") for _, authorization in managed.asked)
+        assert set(key_host.asked) == {(key_host.PATH, None)}
+
     def test_only_the_ca_of_the_configuration_counts(self, service, cluster):
         wait_until(lambda: fetches(service, "no-ca", "failure"), "the keys of `no-ca` were asked for")
         assert_unavailable(ask(service, cluster.token(cluster.keys[0], iss="https://no-ca.example"), sub="user-1"))
@@ -409,6 +462,41 @@ class TestIssuerDown:
         assert minted_for(service, answer) == "user-2"
         assert "the keys of an issuer can be fetched again" in service.log.read_text()
 
+    def test_an_answer_that_is_no_jwks_is_an_outage(self, service, login):
+        """The kept keys stay, and no token is called bad."""
+        known, new = login.keys[0], Key("login-broken")
+        until_served(service, login.token(known, sub="backend"))
+        key_twice = as_bytes({"keys": [new.jwk(), new.jwk()]})
+        oversized = as_bytes({"keys": [new.jwk()], "x": "x" * 65_536})
+        login.keys.append(new)
+        try:
+            for login.answer in ((500, b""), (200, b"<html>"), (200, b'{"keys":[]}'), (200, key_twice), (200, oversized)):
+                asked_before = len(login.asked)
+
+                def is_asked():
+                    assert_unavailable(ask(service, login.token(new, sub="backend"), sub="user-1"))
+                    return len(login.asked) > asked_before  # noqa: B023
+
+                wait_until(is_asked, "the issuer is asked again")
+                answer = ask(service, login.token(known, sub="backend"), sub="user-1")
+                assert minted_for(service, answer) == "user-1"
+        finally:
+            login.answer = None
+        until_served(service, login.token(new, sub="backend"))
+
+    def test_a_reload_keeps_fetched_keys(self, service, login):
+        until_served(service, login.token(login.keys[0], sub="backend"))
+        reloads = service.log.read_text().count(RELOADED)
+        login.stop()
+        try:
+            service.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: service.log.read_text().count(RELOADED) > reloads, "the configuration is loaded again")
+            for _ in range(5):
+                answer = ask(service, login.token(login.keys[0], sub="backend"), sub="user-1")
+                assert minted_for(service, answer) == "user-1"
+        finally:
+            login.start()
+
     def test_an_issuer_that_starts_late_is_waited_for(self, service, late):
         token = late.token(late.keys[0], sub="backend")
         assert_unavailable(ask(service, token, sub="user-1"))
@@ -425,3 +513,18 @@ class TestIssuerDown:
         login.keys.append(Key("login-5"))
         until_served(service, login.token(login.keys[-1], sub="backend"))
         assert_bad_credential(service, ask(service, kept, sub="user-1"), "kid")
+
+
+def test_tokens_of_nobody_cause_few_fetches(service, pestered):
+    """Anybody can write the name of an issuer and a new `kid` on a token."""
+    known = pestered.keys[0]
+    until_served(service, pestered.token(known, sub="backend"))
+    started, asked_before = time.monotonic(), len(pestered.asked)
+    for number in range(200):
+        forged = pestered.token(Key(f"nobody-{number}", "ES256"), sub="backend")
+        answer = ask(service, forged, sub="user-1")
+        assert answer.status_code == 401, answer.text
+    answer = ask(service, pestered.token(known, sub="backend"), sub="user-1")
+    assert minted_for(service, answer) == "user-1"
+    fetched = len(pestered.asked) - asked_before
+    assert 1 <= fetched <= 1 + (time.monotonic() - started) / COOLDOWN

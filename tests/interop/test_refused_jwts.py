@@ -15,7 +15,7 @@ import pytest
 import requests
 from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding
-from issuers import AUDIENCE, Key, as_bytes, base64url, compact
+from issuers import AUDIENCE, Key, as_bytes, base64url, compact, logged, without_id
 from joserfc import jwe, jws
 from joserfc import jwt as joserfc_jwt
 from joserfc.errors import JoseError
@@ -490,7 +490,12 @@ def as_credential(service, text):
     return requests.post(service.url + PATH, json={"subject_token": token()}, headers=headers, timeout=10)
 
 
-@pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
+NO_CREDENTIAL = pytest.mark.xfail(strict=True, reason="a credential is looked at as a JWT only if it begins with `ey`")
+
+
+@pytest.mark.parametrize(
+    "make", [pytest.param(make, id=name, marks=[NO_CREDENTIAL] * (name == "spaces in the JSON")) for name, make in GOOD.items()]
+)
 def test_a_good_token_is_accepted_by_all(service, make):
     answers = [as_subject_token(service, make())]
     if len(make()) < LONGEST_CREDENTIAL:
@@ -502,11 +507,11 @@ def test_a_good_token_is_accepted_by_all(service, make):
         judge(make())
 
 
-@pytest.fixture(params=CASES, ids=lambda case: case.name)
-def bad(request):
-    return request.param
+def named(cases):
+    return [pytest.param(*of_case, id="-".join([of_case[-1].name, *of_case[:-1]])) for of_case in cases]
 
 
+@pytest.mark.parametrize("bad", named([(bad,) for bad in CASES]))
 def test_a_bad_subject_token_is_refused_by_its_rule(service, bad):
     text = bad.make()
     answer = as_subject_token(service, text)
@@ -518,31 +523,32 @@ def test_a_bad_subject_token_is_refused_by_its_rule(service, bad):
         assert len(part) < 8 or part not in answer.text, "the answer quotes the token"
 
 
+def fits_a_header(text):
+    return "\n" not in text and len(text) < LONGEST_CREDENTIAL
+
+
+@pytest.mark.parametrize("bad", named([(bad,) for bad in CASES if fits_a_header(bad.make())]))
 def test_a_bad_credential_is_refused_as_a_wrong_api_key_is(service, bad):
     """The answer says nothing; the log has the rule."""
     text = bad.make()
-    if "\n" in text or len(text) > LONGEST_CREDENTIAL:
-        pytest.skip("no header can have it")
     answer, wrong_key = as_credential(service, text), as_credential(service, "wrong")
     assert (answer.status_code, wrong_key.status_code) == (401, 401)
     assert without_id(answer) == without_id(wrong_key)
     assert answer.headers["WWW-Authenticate"] == wrong_key.headers["WWW-Authenticate"]
-    lines = [json.loads(line) for line in service.log.read_text().splitlines() if answer.headers["X-Request-Id"] in line]
+    # Anything else is an API key that nobody has.
     if text.startswith("ey") and text.count(".") == 2:
-        assert [line["rule"] for line in lines if "refused a caller: the JWT " in line["message"]] == [RULES[bad.words]]
+        line = logged(service, answer)
+        assert line["message"].startswith("refused a caller: the JWT ")
+        assert line["rule"] == RULES[bad.words]
 
 
-def without_id(answer):
-    return {name: value for name, value in answer.json().items() if name != "request_id"}
+JUDGEMENTS = [(library, bad) for bad in CASES for library in JUDGES if bad.accepted_by.get(library) != UNDECIDED]
 
 
-@pytest.mark.parametrize("library", JUDGES)
+@pytest.mark.parametrize(("library", "bad"), named(JUDGEMENTS))
 def test_a_library_agrees_or_the_case_says_why_not(library, bad):
-    judge, why = JUDGES[library], bad.accepted_by.get(library)
-    if why == UNDECIDED:
-        pytest.skip("its verdict depends on the time of day")
-    elif why:
-        judge(bad.make())
+    if library in bad.accepted_by:
+        JUDGES[library](bad.make())
     else:
         with pytest.raises(Refused):
-            judge(bad.make())
+            JUDGES[library](bad.make())

@@ -274,6 +274,7 @@ class FakeIssuer:
     - `redirects`: path -> target of a 302.
     - `metadata`: the document of OpenID Connect Discovery. Without it, there is none.
     - `answer`: (status, body) in the place of the JWKS, for an issuer that is broken.
+    - `may_answer`: an event. While it is clear, requests hang.
     - `tls`: (certificate, key) for https, and `ca_file` for clients.
     """
 
@@ -284,10 +285,12 @@ class FakeIssuer:
         self.redirects = {}
         self.metadata = None
         self.answer = None
+        self.may_answer = threading.Event()
+        self.may_answer.set()
         self.asked = []
         self.port = free_port()
         self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}"
-        self.issuer = f"https://{type(self).__name__.lower()}-{self.port}.example"
+        self.issuer = f"https://issuer-{self.port}.example"
         self.server = None
         self.start()
 
@@ -320,6 +323,7 @@ class FakeIssuer:
 
             def do_GET(self):
                 fake.asked.append((self.path, self.headers.get("Authorization")))
+                fake.may_answer.wait(PATIENCE)
                 if self.path in fake.redirects:
                     return self.answer(302, b"", Location=fake.redirects[self.path])
                 if fake.pod_token and self.headers.get("Authorization") != f"Bearer {fake.pod_token}":

@@ -147,8 +147,32 @@ def pestered():
 
 
 @pytest.fixture(scope="module")
+def twins():
+    """Fakes of two issuers with the same name: two clusters that nobody gave a name of their own."""
+    fakes = [FakeIssuer([Key(f"twin-{number}")]) for number in (1, 2)]
+    for fake in fakes:
+        fake.issuer = "https://kubernetes.default.svc.cluster.local"
+    yield fakes
+    for fake in fakes:
+        fake.stop()
+
+
+@pytest.fixture(scope="module")
 def service(
-    tmp_path_factory, run_service, oauth_server, oidc_provider, mock_server, bao, pod, cluster, stranger, managed, login, late, pestered
+    tmp_path_factory,
+    run_service,
+    oauth_server,
+    oidc_provider,
+    mock_server,
+    bao,
+    pod,
+    cluster,
+    stranger,
+    managed,
+    login,
+    late,
+    pestered,
+    twins,
 ):
     """One tokenmint with all these issuers. The tests of this file don't use the service of the others."""
     folder = tmp_path_factory.mktemp("issuers")
@@ -173,6 +197,8 @@ def service(
         caller_section("managed", "managed", "user-1"),
         issuer_section("pestered", pestered.issuer, f'jwks_url = "{pestered.url}{pestered.PATH}"'),
         caller_section("pestered", "pestered", "backend"),
+        *(issuer_section(f"twin-{at}", twin.issuer, f'jwks_url = "{twin.url}{twin.PATH}"') for at, twin in enumerate(twins)),
+        *(caller_section(f"twin-{at}", f"twin-{at}", f"web-{at}") for at in range(2)),
         issuer_section("login", login.issuer, f'jwks_url = "{login.url}{login.PATH}"'),
         caller_section("login", "login", "backend"),
         issuer_section("late", late.issuer, f'jwks_url = "{late.url}{late.PATH}"'),
@@ -264,6 +290,9 @@ class TestRealIssuers:
         user = unverified(user_token)["sub"]
         answer = ask(service, issuer.workload_token(), subject_token=user_token)
         assert minted_for(service, answer) == user
+        audited = logged(service, answer)
+        assert (audited["message"], audited["credential"]) == ("minted", "jwt")
+        assert audited["subject_issuer"] == audited["caller"]
         assert answer.json()["expires_at"] <= unverified(user_token)["exp"]
 
         answer = ask(service, issuer.workload_token(), subject_token=user_token, sub=user)
@@ -461,6 +490,59 @@ class TestIssuerDown:
         answer = ask(service, login.token(known, sub="backend"), subject_token=login.token(new, sub="user-2"))
         assert minted_for(service, answer) == "user-2"
         assert "the keys of an issuer can be fetched again" in service.log.read_text()
+
+    def test_nobody_who_has_a_key_waits_for_another(self, service, login):
+        """The issuer takes the request for its keys, and doesn't answer."""
+        until_served(service, login.token(login.keys[0], sub="backend"))
+        new = Key("login-slow")
+        login.keys.append(new)
+        asked_before, waited_for = len(login.asked), []
+        login.may_answer.clear()
+        token = login.token(new, sub="backend")
+        waiting = threading.Thread(target=lambda: waited_for.append(ask(service, token, sub="user-1")))
+        waiting.start()
+        try:
+            wait_until(lambda: len(login.asked) > asked_before, "the issuer is asked for the new key")
+            for _ in range(5):
+                answer = ask(service, login.token(login.keys[0], sub="backend"), sub="user-1")
+                assert minted_for(service, answer) == "user-1"
+            assert waited_for == []
+        finally:
+            login.may_answer.set()
+            waiting.join()
+        assert waited_for[0].status_code in (200, 503), "503 if this machine took more than the 5 s of a fetch"
+        until_served(service, token)
+
+    def test_a_kept_credential_ends_with_its_exp(self, service, login):
+        """A verified JWT isn't verified again, but it ends."""
+        exp = int(time.time()) + 3
+        token = login.token(login.keys[0], sub="backend", exp=exp)
+        until_served(service, token)
+        answers = []
+
+        def is_refused():
+            asked_at = time.time()
+            answers.append(ask(service, token, sub="user-1"))
+            assert asked_at < exp or answers[-1].status_code == 401
+            return answers[-1].status_code == 401
+
+        wait_until(is_refused, "the token has expired")
+        assert time.time() >= exp
+        assert_bad_credential(service, answers[-1], "exp")
+
+    @pytest.mark.xfail(strict=True, reason="callers::jwt asks no other issuer after one whose keys aren't available")
+    def test_an_issuer_that_is_down_harms_none_of_the_same_name(self, service, twins):
+        """`iss` doesn't tell which of the two issued a token. Each issuer has another caller."""
+        for at in range(2):
+            wait_until(lambda: fetches(service, f"twin-{at}", "success"), "its keys were fetched")  # noqa: B023
+        for at, twin in enumerate(twins):
+            twin.stop()
+            other = twins[1 - at]
+            try:
+                answer = ask(service, other.token(other.keys[0], sub=f"web-{1 - at}"), sub="user-1")
+                assert minted_for(service, answer) == "user-1"
+            finally:
+                twin.start()
 
     def test_an_answer_that_is_no_jwks_is_an_outage(self, service, login):
         """The kept keys stay, and no token is called bad."""

@@ -507,6 +507,13 @@ def test_a_good_token_is_accepted_by_all(service, make):
         judge(make())
 
 
+def refusals(service, rule):
+    """The value of the counter."""
+    sample = f'tokenmint_issuer_refusals_total{{issuer="corp",rule="{rule}"}} '
+    lines = requests.get(f"{service.url}/metrics", timeout=10).text.splitlines()
+    return sum(int(line.removeprefix(sample)) for line in lines if line.startswith(sample))
+
+
 def named(cases):
     return [pytest.param(*of_case, id="-".join([of_case[-1].name, *of_case[:-1]])) for of_case in cases]
 
@@ -514,6 +521,8 @@ def named(cases):
 @pytest.mark.parametrize("bad", named([(bad,) for bad in CASES]))
 def test_a_bad_subject_token_is_refused_by_its_rule(service, bad):
     text = bad.make()
+    rule = "subject_claim" if bad.words == SUBJECT else RULES[bad.words]
+    refused_before = refusals(service, rule)
     answer = as_subject_token(service, text)
     assert answer.status_code == 400, answer.text
     said = answer.json()
@@ -521,6 +530,8 @@ def test_a_bad_subject_token_is_refused_by_its_rule(service, bad):
     assert bad.words in said["error_description"]
     for part in text.split("."):
         assert len(part) < 8 or part not in answer.text, "the answer quotes the token"
+    # A subject that tokenmint doesn't allow is counted by no rule of the issuer.
+    assert refusals(service, rule) == refused_before + (bad.words != NOT_A_SUBJECT)
 
 
 def fits_a_header(text):

@@ -1,10 +1,11 @@
 """Issuers of JWTs for tokenmint: real ones as processes of their own, and fakes that a test can stop, rotate and redirect.
 
 - `OidcProvider`, `MockServer` and `Bao` start npm's oidc-provider and oauth2-mock-server and OpenBao, unchanged.
-- `FakeIssuer` is no issuer: a list of keys, and an HTTP server for their JWKS.
-- `sign` and `compact` make tokens part by part, because no library makes the bad ones.
+- `FakeIssuer` is a fake: a list of keys, and an HTTP server for their JWKS.
+- `Key` and `compact` make tokens part by part, because no library makes the bad ones.
 """
 
+import atexit
 import base64
 import contextlib
 import datetime
@@ -12,7 +13,6 @@ import http.server
 import ipaddress
 import json
 import os
-import queue
 import re
 import secrets
 import ssl
@@ -76,6 +76,8 @@ class Process:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
+        # For a constructor that fails after this.
+        atexit.register(self.process.kill)
 
     def wait_for(self, url):
         def is_ready():
@@ -270,7 +272,8 @@ def compact(header, payload, sign):
 class FakeIssuer:
     """A fake of an issuer: serves a JWKS of keys that the test chooses, and keeps what it was asked.
 
-    - `pod_token`: with it, the fake answers 401 unless a request has it as its bearer token, as the API server of Kubernetes does.
+    - `pod_token`: with it, the fake answers 401 unless a request has it as its bearer token. So does the API server of
+      Kubernetes.
     - `redirects`: path -> target of a 302.
     - `metadata`: the document of OpenID Connect Discovery. Without it, there is none.
     - `answer`: (status, body) in the place of the JWKS, for an issuer that is broken.

@@ -1,7 +1,7 @@
 """JWTs of other issuers as callers' credentials and as subject tokens: real issuers, and a fake that the tests can break.
 
-oidc-provider, oauth2-mock-server and OpenBao run unchanged. No API server of Kubernetes can run here: `cluster` is a fake of its
-`/openid/v1/jwks`, which wants the pod's own token.
+oidc-provider, oauth2-mock-server and OpenBao run unchanged. No API server of Kubernetes can run here: `cluster` is a fake of
+its `/openid/v1/jwks`, which wants the pod's own token.
 """
 
 import json

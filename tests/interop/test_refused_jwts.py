@@ -1,7 +1,7 @@
 """Bad JWTs, made part by part: tokenmint refuses each, as a subject token and as a credential, and says by which rule.
 
-PyJWT and joserfc (of Authlib's author) judge the same tokens by the same rules. If a library accepts a token that tokenmint refuses, the
-case names it and says why, and the test fails once that isn't so any more.
+PyJWT and joserfc (of Authlib's author) judge the same tokens by the same rules. If a library accepts a token that tokenmint
+refuses, the case names it and says why, and the test fails once that isn't so any more.
 """
 
 import base64
@@ -63,8 +63,8 @@ IAT = "was issued in the future, or its `iat` isn't a number"
 SUBJECT = "has no string in the claim that names the subject (`subject_claim` of the caller)"
 NOT_A_SUBJECT = "names a subject that "
 RULES = {
-    LONG: "length", FORM: "form", HEADER: "header", PAYLOAD: "payload", TYPE: "typ", CRIT: "crit", ALG: "alg", KID: "kid", UNKNOWN: "kid",
-    SIGNATURE: "signature", ISS: "iss", AUD: "aud", NO_EXP: "exp", EXP: "exp", NBF: "nbf", IAT: "iat", SUBJECT: "jwt_claims",
+    LONG: "length", FORM: "form", HEADER: "header", PAYLOAD: "payload", TYPE: "typ", CRIT: "crit", ALG: "alg",
+    KID: "kid", UNKNOWN: "kid", SIGNATURE: "signature", ISS: "iss", AUD: "aud", NO_EXP: "exp", EXP: "exp", NBF: "nbf", IAT: "iat", SUBJECT: "jwt_claims",
     NOT_A_SUBJECT: "jwt_claims",
 }  # fmt: skip
 
@@ -147,6 +147,12 @@ def padded(data):
     return base64.urlsafe_b64encode(data).decode()
 
 
+def in_base64(payload):
+    text = base64.b64encode(as_bytes(payload)).decode()
+    assert {"+", "/"} & set(text), "it is base64url too"
+    return text
+
+
 def flipped(signature):
     first = "B" if signature[0] == "A" else "A"
     return first + signature[1:]
@@ -210,7 +216,9 @@ SECRETS = {
 for name, secret in SECRETS.items():
     case(f"HS256 with {name} as the secret", ALG, lambda secret=secret: token(header(alg="HS256"), sign=hs256(secret)))
     case(f"HS256 with {name}, no kid", ALG, lambda secret=secret: token({"alg": "HS256"}, sign=hs256(secret)))
-for alg in ("RS384", "RS512", "PS256", "ES384", "ES512", "ES256K", "EdDSA", "HS384", "RS1", "rs256", "RS256 ", "RSA-OAEP", "dir"):
+for alg in (
+    "RS384", "RS512", "PS256", "ES384", "ES512", "ES256K", "EdDSA", "HS384", "RS1", "rs256", "RS256 ", "RSA-OAEP", "dir",
+):  # fmt: skip
     with_header(f"alg {alg!r}, which isn't configured", ALG, alg=alg)
 case("RS384, signed so", ALG, lambda: token(header(alg="RS384"), sign=lambda signed: RSA.sign(signed, hashes.SHA384())))
 case("PS256, signed so", ALG, lambda: token(header(alg="PS256"), sign=pss))
@@ -298,8 +306,8 @@ for value in (
     with_claims(f"aud {value!r}", AUD, aud=value)
 with_claims("no aud", AUD, aud=ABSENT)
 for value in (
-    "https://evil.example", "", ISSUER + "/", ISSUER.upper(), ISSUER + " ", ISSUER[:-1], ISSUER + "/../other", "http" + ISSUER[5:],
-    [ISSUER], {ISSUER: 1}, None, 1, True,
+    "https://evil.example", "", ISSUER + "/", ISSUER.upper(), ISSUER + " ", ISSUER[:-1], ISSUER + "/../other",
+    "http" + ISSUER[5:], [ISSUER], {ISSUER: 1}, None, 1, True,
 ):  # fmt: skip
     with_claims(f"iss {value!r}", ISS, iss=value)
 with_claims("no iss", ISS, iss=ABSENT)
@@ -329,7 +337,7 @@ case("no payload", PAYLOAD, lambda: resigned(base64url(as_bytes(header())), ""))
 case("padding in the header", FORM, lambda: resigned(padded(as_bytes(header())), parts()[1]), pyjwt=PADDING)
 case("padding in the payload", FORM, lambda: resigned(parts()[0], padded(as_bytes(claims()))), pyjwt=PADDING)
 case("padding in the signature", FORM, lambda: token() + "==", pyjwt=PADDING)
-case("base64 in place of base64url", FORM, lambda: resigned(parts()[0], base64.b64encode(as_bytes(claims(x="~~~???>>>"))).decode()))
+case("base64 in place of base64url", FORM, lambda: resigned(parts()[0], in_base64(claims(x="~~~???>>>"))))
 case("unused bits in the signature", FORM, lambda: ".".join([*parts()[:2], noncanonical(parts()[2])]))
 case("a space in the payload", FORM, lambda: resigned(parts()[0], parts()[1][:8] + " " + parts()[1][8:]))
 case("a newline in the signature", FORM, lambda: token()[:-8] + "\n" + token()[-8:])
@@ -407,7 +415,7 @@ LONGEST_CREDENTIAL = 7000
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory, run_service, oauth_server):
-    """A tokenmint that believes one issuer, whose JWKS is a file."""
+    """A tokenmint that accepts the JWTs of one issuer, whose JWKS is a file."""
     folder = tmp_path_factory.mktemp("refused")
     deployment = Deployment(folder, oauth_server.config["BASE"] + "/services/oauth2/token")
     (folder / "corp.json").write_text(json.dumps(JWKS))

@@ -5,8 +5,8 @@
 //!
 //! Invariants:
 //! - A token that the issuer didn't sign is refused.
-//! - A signed token is accepted only if a lenient JSON parser finds the right issuer, audience and expiry in it, and its subject in
-//!   the minted token. So no trick of JSON makes the service read another claim.
+//! - A signed token is accepted only if a lenient JSON parser finds the right issuer, audience and expiry in it. The minted token
+//!   has the subject that this parser finds. So no trick of JSON makes the service read another claim.
 //! - No refusal repeats a claim.
 
 use std::sync::LazyLock;
@@ -45,7 +45,7 @@ fn sign(header: &[u8], payload: &[u8]) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
 }
 
-/// Checks an answer. `payload` is that of the token if the issuer signed it.
+/// Checks an answer. `payload` is the payload of the token if the issuer signed it.
 fn check(answer: &Answer, payload: Option<&[u8]>, agree: impl Fn(&Value, &Value)) {
     let body = answer.json();
     assert!(!answer.status.is_server_error(), "{body}");

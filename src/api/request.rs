@@ -69,7 +69,8 @@ impl FromRequestParts<SharedState> for AuthenticatedCaller {
     }
 }
 
-/// Finds the caller of an API key or a JWT. Logs why a JWT is refused, because the response doesn't say it.
+/// Finds the caller of an API key or a JWT. Logs why a JWT is refused, because the response doesn't say it. The number of these
+/// lines is limited.
 async fn authenticate_bearer(
     state: &SharedState,
     credential: &[u8],
@@ -77,7 +78,7 @@ async fn authenticate_bearer(
 ) -> Result<(&'static str, Arc<Caller>), ApiError> {
     let now = state.clock.now();
     let digest = match state.snapshot.load().callers.find_bearer(credential, now) {
-        BearerLookup::Known(how, caller) => return Ok((how, caller.clone())),
+        BearerLookup::Caller(how, caller) => return Ok((how, caller.clone())),
         BearerLookup::UnverifiedJwt(digest) => digest,
         BearerLookup::Unknown => return Err(ApiError::InvalidClient),
     };
@@ -86,7 +87,9 @@ async fn authenticate_bearer(
     match snapshot.callers.by_jwt(credential, digest, now).await {
         Ok((how, caller)) => Ok((how, caller.clone())),
         Err(error) => {
-            if let JwtError::Refused { issuer, refusal } = &error {
+            if let JwtError::Refused { issuer, refusal } = &error
+                && snapshot.callers.may_log_refused_jwt(state.clock.monotonic())
+            {
                 tracing::warn!(
                     request_id = scope.id(),
                     trace_id = scope.trace_id(),

@@ -11,12 +11,15 @@ use std::time::Duration;
 use moka::sync::Cache;
 use thiserror::Error;
 
+use super::rate_limit::TokenBucket;
 use crate::clock::UnixTime;
-use crate::config::{CallerConfig, CallerJwtConfig, Name};
+use crate::config::{CallerConfig, CallerJwtConfig, Name, RateLimit};
 use crate::issuers::{Issuer, Issuers, KeyVersion, Refusal, UnverifiedJwt, VerifiedClaims, VerifyError};
 
 /// The largest number of remembered JWTs.
 const MAX_REMEMBERED: u64 = 10_000;
+/// The rate of log lines about refused JWTs. Metrics count all of them.
+const MAX_LOG_RATE: RateLimit = RateLimit { requests: 1, window: Duration::from_secs(1), burst: 20 };
 
 /// Why a JWT doesn't authenticate a caller. The caller itself learns only that it isn't.
 #[derive(Debug, Error)]
@@ -37,6 +40,8 @@ pub(super) struct JwtCredentials {
     issuers: Vec<CallerIssuer>,
     /// By SHA-256 of the JWT.
     remembered: Cache<[u8; 32], RememberedJwt>,
+    /// Limits the log lines about refused JWTs, because anybody can send one.
+    log_limit: TokenBucket,
 }
 
 /// An issuer, with the callers that authenticate with its JWTs.
@@ -45,7 +50,7 @@ struct CallerIssuer {
     callers: Vec<(u32, BTreeMap<String, Vec<String>>)>,
 }
 
-/// What a verified JWT said.
+/// The result of a verification.
 #[derive(Clone, Copy)]
 struct RememberedJwt {
     caller: u32,
@@ -76,7 +81,13 @@ impl JwtCredentials {
         Self {
             issuers: of_issuer.into_iter().map(with_callers).collect(),
             remembered: Cache::new(MAX_REMEMBERED),
+            log_limit: TokenBucket::default(),
         }
+    }
+
+    /// Whether a refused JWT may be logged, at the monotonic time `now`.
+    pub(super) fn may_log_refusal(&self, now: Duration) -> bool {
+        self.log_limit.try_acquire(MAX_LOG_RATE, now).is_ok()
     }
 
     /// Whether a credential must be looked at as a JWT.
@@ -108,38 +119,48 @@ impl JwtCredentials {
         let text = std::str::from_utf8(credential).map_err(|_| refused(Refusal::Form))?;
         let jwt = UnverifiedJwt::parse(text).map_err(refused)?;
         let mut failure = refused(Refusal::Issuer);
-        // Two clusters can have the same `iss`, with other keys.
-        let candidates = self.issuers.iter().enumerate();
-        for (index, CallerIssuer { issuer, callers }) in
-            candidates.filter(|(_, with)| with.issuer.issued(&jwt))
-        {
-            let refused = |refusal| JwtError::Refused { issuer: Some(issuer.name.clone()), refusal };
-            // Taken before, so that keys that are fetched meanwhile aren't credited with this verification.
-            let version = issuer.key_version();
-            let verified = issuer.verify(&jwt, now).await;
-            let claims = match verified {
-                Ok(claims) => claims,
-                Err(VerifyError::Refused(refusal)) => {
-                    failure = refused(refusal);
-                    continue;
-                }
-                // The other issuers' refusals don't say that the token is bad.
+        // Two clusters can have the same `iss`, with other keys. So each is tried, the one that has the token's key first.
+        let mut candidates: Vec<(usize, &CallerIssuer)> =
+            self.issuers.iter().enumerate().filter(|(_, with)| with.issuer.issued(&jwt)).collect();
+        candidates.sort_by_key(|(_, with)| !with.issuer.has_key_of(&jwt));
+        for (index, with) in candidates {
+            let name = || with.issuer.name.clone();
+            match self.verify_with(index, &jwt, digest, now).await {
+                Ok(caller) => return Ok(caller),
+                // It isn't known that the token is bad, even if another issuer refuses it.
                 Err(VerifyError::KeysUnavailable { retry_after }) => {
-                    return Err(JwtError::KeysUnavailable { issuer: issuer.name.clone(), retry_after });
+                    failure = JwtError::KeysUnavailable { issuer: name(), retry_after };
                 }
-            };
-            let Some(caller) = find_caller(callers, &claims) else {
-                issuer.count_refusal(Refusal::CallerClaims.rule());
-                failure = refused(Refusal::CallerClaims);
-                continue;
-            };
-            if let Some(version) = version {
-                let valid_until = claims.valid_until;
-                self.remembered.insert(digest, RememberedJwt { caller, issuer: index, version, valid_until });
+                Err(VerifyError::Refused(refusal)) if matches!(failure, JwtError::Refused { .. }) => {
+                    failure = JwtError::Refused { issuer: Some(name()), refusal };
+                }
+                Err(VerifyError::Refused(_)) => {}
             }
-            return Ok(caller);
         }
         Err(failure)
+    }
+
+    /// Verifies a JWT with the issuer of this index, finds its caller, and remembers both.
+    async fn verify_with(
+        &self,
+        index: usize,
+        jwt: &UnverifiedJwt<'_>,
+        digest: [u8; 32],
+        now: UnixTime,
+    ) -> Result<u32, VerifyError> {
+        let CallerIssuer { issuer, callers } = &self.issuers[index];
+        // Taken before, so that keys that are fetched meanwhile aren't credited with this verification.
+        let version = issuer.key_version();
+        let claims = issuer.verify(jwt, now).await?;
+        let caller = find_caller(callers, &claims).ok_or_else(|| {
+            issuer.count_refusal(Refusal::CallerClaims.rule());
+            Refusal::CallerClaims
+        })?;
+        if let Some(version) = version {
+            let valid_until = claims.valid_until;
+            self.remembered.insert(digest, RememberedJwt { caller, issuer: index, version, valid_until });
+        }
+        Ok(caller)
     }
 }
 

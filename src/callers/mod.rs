@@ -53,8 +53,8 @@ pub struct Callers {
 
 /// The result of looking up a Bearer credential.
 pub(crate) enum BearerLookup<'a> {
-    /// The caller, and how it authenticated.
-    Known(&'static str, &'a Arc<Caller>),
+    /// How the caller authenticated, and the caller.
+    Caller(&'static str, &'a Arc<Caller>),
     /// A JWT that must be verified. The value is its SHA-256.
     UnverifiedJwt([u8; 32]),
     Unknown,
@@ -142,10 +142,10 @@ impl Callers {
     pub(crate) fn find_bearer(&self, credential: &[u8], now: UnixTime) -> BearerLookup<'_> {
         let digest = sha256(credential);
         if let Some(index) = self.credentials.by_api_key_digest(&digest) {
-            return BearerLookup::Known("api_key", self.caller(index));
+            return BearerLookup::Caller("api_key", self.caller(index));
         }
         match self.jwts.find_remembered(&digest, now) {
-            Some(index) => BearerLookup::Known(JWT_CREDENTIAL, self.caller(index)),
+            Some(index) => BearerLookup::Caller(JWT_CREDENTIAL, self.caller(index)),
             None if self.jwts.is_jwt(credential) => BearerLookup::UnverifiedJwt(digest),
             None => BearerLookup::Unknown,
         }
@@ -163,6 +163,11 @@ impl Callers {
     ) -> Result<(&'static str, &Arc<Caller>), JwtError> {
         let index = self.jwts.authenticate(jwt, digest, now).await?;
         Ok((JWT_CREDENTIAL, self.caller(index)))
+    }
+
+    /// Whether a refused JWT may be logged, at the monotonic time `now`.
+    pub(crate) fn may_log_refused_jwt(&self, now: Duration) -> bool {
+        self.jwts.may_log_refusal(now)
     }
 
     fn caller(&self, index: u32) -> &Arc<Caller> {

@@ -38,7 +38,7 @@ pub(crate) struct RequestedSubject {
     pub(crate) audit_violation: Option<InvalidField>,
 }
 
-/// Who says that a request is for its subject.
+/// The proof that a request is for its subject.
 pub(crate) struct SubjectProof {
     pub(crate) issuer: Name,
     /// When the subject token ends. The minted token must not end later.
@@ -146,6 +146,7 @@ impl SubjectTokenRule {
             refused(refusal)
         })?;
         let subject = Subject::parse(FIELD, subject.to_owned()).map_err(|invalid_field| {
+            self.issuer.count_refusal(Refusal::SubjectClaim.rule());
             let message = format!("names a subject that {}", invalid_field.message);
             InvalidField::new(FIELD, message)
         })?;

@@ -38,7 +38,7 @@ pub(crate) enum IssuerKeySource {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct KeyFetchConfig {
     pub(crate) address: KeyAddress,
-    /// The only certificate authorities that are trusted for the fetch; by default those of the host.
+    /// The only certificate authorities that are trusted for the fetch; by default the host's.
     pub(crate) ca_file: Option<UnverifiedPath>,
     /// A file with a token that is sent with the fetch. It is read anew for each.
     pub(crate) bearer_token_file: Option<UnverifiedPath>,

@@ -85,6 +85,10 @@ impl Diagnostics {
         self.warnings.borrow_mut().push(Problem::warning(code, field, origin, message));
     }
 
+    pub(crate) fn has_problems(&self) -> bool {
+        !self.problems.borrow().is_empty()
+    }
+
     pub(crate) fn add(&self, problems: Vec<Problem>) {
         self.problems.borrow_mut().extend(problems);
     }
@@ -357,15 +361,13 @@ impl<'a> Section<'a> {
     /// Returns a secret given as `name`, or in a file as `name_file`. Giving both is an error. One trailing newline
     /// of the file is removed.
     pub(crate) fn secret(&self, name: &'static str, name_file: &'static str) -> Option<SecretString> {
-        if self.has(name) && self.has(name_file) {
+        let inline = self.optional(name, parse_string);
+        let is_in_file = self.node(name_file).is_some();
+        if self.has(name) && is_in_file {
             self.problem(name, format!("is given twice: remove `{name}` or `{name_file}`"));
             return None;
         }
-        if self.has(name_file) {
-            return self.secret_from_file(name_file);
-        }
-        let secret = self.optional(name, parse_string)?;
-        self.non_empty_secret(name, &secret)
+        if is_in_file { self.secret_from_file(name_file) } else { self.non_empty_secret(name, &inline?) }
     }
 
     /// Returns the secret in the file that `name_file` names. One trailing newline of the file is removed.

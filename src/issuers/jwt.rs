@@ -27,9 +27,14 @@ pub struct UnverifiedJwt<'a> {
 }
 
 impl<'a> UnverifiedJwt<'a> {
-    /// Whether a text has the form of a JWT: three parts, the first of which is a JSON object in base64url. An API key hasn't.
+    /// Whether a text has the form of a JWT: three parts in the characters of base64url, and only the last may be empty. API keys
+    /// of `tokenmint callers new` have another form.
     pub(crate) fn has_form(text: &[u8]) -> bool {
-        text.starts_with(b"ey") && text.split(|byte| *byte == b'.').count() == 3
+        let is_base64url = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
+        let parts: Vec<&[u8]> = text.splitn(4, |byte| *byte == b'.').collect();
+        parts.len() == 3
+            && parts[..2].iter().all(|part| !part.is_empty())
+            && parts.iter().all(|part| part.iter().all(is_base64url))
     }
 
     /// Parses a token.

@@ -67,7 +67,7 @@ enum FetchReason {
     UnknownKid(String),
 }
 
-/// What a request can do now.
+/// The next step of a request.
 enum NextStep {
     Use(Arc<KeySet>),
     /// Start a fetch, unless one is running, and wait for its end.
@@ -199,6 +199,11 @@ impl<F: FetchKeys> KeyCache<F> {
     /// The version of the keys; `None` if there are none, or if they are too old.
     pub(super) fn version(&self) -> Option<KeyVersion> {
         self.state.borrow().usable(self.clock.monotonic()).map(|kept| kept.version)
+    }
+
+    /// Whether one of the keys has this `kid`.
+    pub(super) fn has_kid(&self, kid: &str) -> bool {
+        self.state.borrow().usable(self.clock.monotonic()).is_some_and(|kept| kept.keys.has_kid(kid))
     }
 
     pub(super) fn record_age(&self) {

@@ -1,6 +1,6 @@
 //! JWTs of other issuers: a token in, verified claims or the reason of a refusal out.
 //!
-//! - [`Issuer::verify`] applies the rules of RFC 7519, RFC 8725 and the configuration. What is compared is compared whole.
+//! - [`Issuer::verify`] applies the rules of RFC 7519, RFC 8725 and the configuration. Values are compared whole.
 //! - The algorithm must be one of the issuer's key, and one of `algorithms`. The token's header can't choose another.
 //! - Keys are in a file, a shared secret, or fetched and kept by `key_cache`. While an issuer can't be reached, its kept keys verify
 //!   for a bounded time. After that, tokens are neither accepted nor refused: [`VerifyError::KeysUnavailable`].
@@ -167,6 +167,15 @@ impl Issuer {
     /// Whether `iss` of the token is this issuer's.
     pub(crate) fn issued(&self, jwt: &UnverifiedJwt<'_>) -> bool {
         self.rules.has_issuer(jwt)
+    }
+
+    /// Whether the issuer's keys have the one that the token names, as far as they are known now.
+    pub(crate) fn has_key_of(&self, jwt: &UnverifiedJwt<'_>) -> bool {
+        let Some(kid) = jwt.kid() else { return false };
+        match &self.keys {
+            IssuerKeys::Fixed(keys) => keys.has_kid(kid),
+            IssuerKeys::Fetched(cache) => cache.has_kid(kid),
+        }
     }
 
     /// Verifies a token: its claims, then its signature.

@@ -530,7 +530,6 @@ class TestIssuerDown:
         assert time.time() >= exp
         assert_bad_credential(service, answers[-1], "exp")
 
-    @pytest.mark.xfail(strict=True, reason="callers::jwt asks no other issuer after one whose keys aren't available")
     def test_an_issuer_that_is_down_harms_none_of_the_same_name(self, service, twins):
         """`iss` doesn't tell which of the two issued a token. Each issuer has another caller."""
         for at in range(2):

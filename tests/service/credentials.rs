@@ -145,7 +145,7 @@ fn a_caller_has_a_credential_and_no_two_have_the_same() {
         (
             format!("[callers.a]\n{allow}"),
             "callers.a.api_key_sha256",
-            "without an API key, `client_san` or `peer_uid`",
+            "without an API key, `client_san`, `peer_uid` or `jwt_issuer`",
         ),
         (
             format!(

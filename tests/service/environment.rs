@@ -280,6 +280,22 @@ const SETTINGS: &[(&str, &str)] = &[
     ("CALLERS__CRM__BURST", "10"),
     ("CALLERS__WEB__SUBJECTS", "[0-9]+"),
     ("CALLERS__WEB__SUBJECTS_PER_MINUTE", "1000"),
+    ("CALLERS__WEB__JWT_ISSUER", "corp"),
+    ("CALLERS__WEB__JWT_CLAIMS__SUB", "system:serviceaccount:shop:web"),
+    ("CALLERS__WEB__SUBJECT_TOKEN", "required"),
+    ("CALLERS__WEB__SUBJECT_ISSUER", "corp"),
+    ("CALLERS__WEB__SUBJECT_CLAIM", "email"),
+    ("ISSUERS__CORP__ISSUER", "https://login.acme.example"),
+    ("ISSUERS__CORP__AUDIENCE", "tokenmint"),
+    ("ISSUERS__CORP__JWKS_URL", "https://login.acme.example/jwks"),
+    ("ISSUERS__CORP__DISCOVERY", "true"),
+    ("ISSUERS__CORP__JWKS_FILE", "jwks.json"),
+    ("ISSUERS__CORP__SECRET_FILE", "intercom.secret"),
+    ("ISSUERS__CORP__CA_FILE", "ca.crt"),
+    ("ISSUERS__CORP__BEARER_TOKEN_FILE", "pod.token"),
+    ("ISSUERS__CORP__ALGORITHMS", "RS256,ES256"),
+    ("ISSUERS__CORP__LEEWAY", "10s"),
+    ("ISSUERS__CORP__MAX_AGE", "1h"),
 ];
 
 /// Whether the setting belongs to the key of the schema. `NAME` and `ENTRY` stand for any name.
@@ -287,9 +303,9 @@ fn is_of_key(setting: &str, table: &str, key: &str) -> bool {
     let written = format!("{table}.{key}");
     let (levels, names) = (setting.split("__"), written.split('.'));
     levels.clone().count() == names.clone().count()
-        && levels
-            .zip(names)
-            .all(|(level, name)| name == "NAME" || name == "ENTRY" || level.eq_ignore_ascii_case(name))
+        && levels.zip(names).all(|(level, name)| {
+            matches!(name, "NAME" | "ENTRY" | "CLAIM") || level.eq_ignore_ascii_case(name)
+        })
 }
 
 #[test]
@@ -312,6 +328,10 @@ fn leftover_quotes_and_spaces_around_a_value_are_refused_by_setting() {
     let text = configuration().replace("secret_file = \"intercom.secret\"\n", "");
     // `burst` needs it.
     let text = text.replace("[callers.crm]\n", "[callers.crm]\nrate = 10\n");
+    // `subject_issuer` and `jwt_issuer` need it.
+    let text = text.replace("[callers.web]\n", "[callers.web]\nsubject_token = \"off\"\n")
+        + "[issuers.corp]\nissuer = \"https://login.acme.example\"\naudience = [\"tokenmint\"]\n\
+           jwks_url = \"https://login.acme.example/jwks\"\n";
     // All problems of that setting.
     let said = |variable: &str, field: &str, value: &str| {
         let environment: Environment = std::iter::once((variable.to_owned(), value.to_owned())).collect();

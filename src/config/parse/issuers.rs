@@ -120,7 +120,7 @@ pub(super) fn parse_caller_jwt(section: &Section<'_>, defined: &DefinedNames) ->
             validate_text(claim, LONGEST_CLAIM_NAME).map_err(|message| section.problem(claim, message));
         let values = section
             .list_of(claim, node, |text| validate_text(text, LONGEST_CLAIM_VALUE).map(|()| text.to_owned()));
-        if values.is_empty() {
+        if section.is_empty_list(claim) {
             section.problem(claim, "lists no value, so no token has one of them: list the accepted values");
         }
         is_complete &= name.is_ok() && !values.is_empty();
@@ -204,7 +204,8 @@ pub(super) fn warn_unused_issuers(
     issuers: &BTreeMap<Name, IssuerConfig>,
     callers: &BTreeMap<Name, CallerConfig>,
 ) {
-    let Some(section) = section else { return };
+    // A caller with a problem may refer to an issuer all the same.
+    let Some(section) = section.filter(|section| !section.diagnostics().has_problems()) else { return };
     let is_used = |name: &Name| {
         callers.values().any(|caller| {
             let jwt = caller.jwt.as_ref().map(|jwt| &jwt.issuer);

@@ -4,7 +4,8 @@ use super::Presence::{Absent, Conditional, Default, Derived, Required};
 use super::ValueKind::{Duration, Flag, List, Text};
 use super::{HTTPS_URL, KeySchema, LONGEST_URL, PATH, Rule, TableSchema, TextForm, key, plain, table, text};
 
-const ALGORITHM: TextForm = text("algorithm", "^((RS|PS)(256|384|512)|ES(256|384)|EdDSA|HS256)$", 5);
+const ALGORITHM: TextForm =
+    text("signature algorithm", "^((RS|PS)(256|384|512)|ES(256|384)|EdDSA|HS256)$", 5);
 const SOURCES: &[&str] = &["jwks_url", "discovery", "jwks_file", "secret_file"];
 const SOURCE: &str = "exactly one of `jwks_url`, `discovery`, `jwks_file` and `secret_file`";
 
@@ -47,7 +48,7 @@ static ISSUER: TableSchema = TableSchema::new(
             "ca_file",
             Text(PATH),
             Absent,
-            "The certificate authorities that the fetch trusts, in PEM. Without it, it trusts those of the host. It needs `jwks_url` \
+            "The certificate authorities that the fetch trusts, in PEM. Without it, the fetch trusts the host's. It needs `jwks_url` \
              or `discovery`.",
         ),
         key(
@@ -65,7 +66,7 @@ static ISSUER: TableSchema = TableSchema::new(
         ),
         key(
             "leeway",
-            Duration { min: "0s", max: "5m" },
+            Duration { min: "1s", max: "5m" },
             Default("\"30s\""),
             "The accepted difference between the clocks, for `iat` and `nbf`. `exp` has no leeway.",
         ),

@@ -171,6 +171,48 @@ async fn two_issuers_of_the_same_name_are_told_apart_by_their_keys() {
     );
 }
 
+/// One cluster's outage harms no workload of the other, and the other's keys aren't looked for at the first.
+#[tokio::test]
+async fn an_issuer_that_is_down_harms_no_token_of_its_namesake() {
+    let (one, two) = (FakeIssuer::serving(&[]).await, FakeIssuer::serving(&[OTHER_RSA.jwk("b")]).await);
+    let second = issuer(&two.jwks_url()).replace("issuers.corp", "issuers.dc2");
+    let callers = jwt_caller("one", "job") + &jwt_caller("two", "job").replace("\"corp\"", "\"dc2\"");
+    let service = service_of(&(issuer(&one.jwks_url()) + &second + &callers)).await;
+    let token = |serial: i64| {
+        OTHER_RSA.token("b", &{
+            let mut claims = claims_at(NOW, "job");
+            claims["jti"] = json!(serial);
+            claims
+        })
+    };
+    assert_eq!(status(&service, &token(1)).await, 200);
+    let asked = one.requests().len();
+    assert_eq!(status(&service, &token(2)).await, 200);
+    assert_eq!(one.requests().len(), asked, "the issuer that has the key comes first");
+    // Nobody has this key, as far as the service knows.
+    let foreign = RSA.token("a", &claims_at(NOW, "job"));
+    let answer = service.post("/identity-token", &foreign, &json!({"sub": "user-1"})).await;
+    answer.refused(503, "issuer_unavailable", None);
+}
+
+/// RFC 7515 allows white space in the header. The limit of log lines keeps a flood of bad JWTs out of the log.
+#[tokio::test]
+async fn a_flood_of_refused_jwts_is_logged_in_part_and_counted_in_full() {
+    let fake = FakeIssuer::serving(&[RSA.jwk("a")]).await;
+    let workspace = Workspace::with(&(issuer(&fake.jwks_url()) + &jwt_caller("workload", "job")));
+    let service = workspace.serve().await;
+    let spaced = RSA.sign("{\n \"alg\": \"RS256\", \"kid\": \"a\"}", &claims("job").to_string());
+    service.post_text("/identity-token", &spaced, r#"{"sub":"user-1"}"#).await.ok();
+    let bad = RSA.token("a", &claims("stranger"));
+    for _ in 0..200 {
+        service.post_text("/identity-token", &bad, "{}").await.refused(401, "invalid_client", None);
+    }
+    let counted = "tokenmint_issuer_refusals_total{issuer=\"corp\",rule=\"jwt_claims\"} 200";
+    assert!(service.metrics().await.contains(counted));
+    let lines = service.whole_log().await.matches("refused a caller").count();
+    assert!((20..100).contains(&lines), "{lines}");
+}
+
 /// The keys are fetched with the authorities and the token of the configuration, read anew for each fetch.
 #[tokio::test]
 async fn the_token_of_the_pod_goes_with_each_fetch_and_to_no_other_host() {

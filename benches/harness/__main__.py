@@ -14,6 +14,7 @@ import tempfile
 import time
 
 import build
+import jwts
 import measures
 import report
 from processes import Tools
@@ -48,6 +49,7 @@ def main():
         from_memory = measures.kept(bench, say)
         grown = measures.growth(bench, say)
         cache = measures.cache_growth(bench, say)
+        others = jwts.measure(bench, say)
 
     targets = report.Targets()
     sections = [
@@ -55,6 +57,7 @@ def main():
         report.isolation(*beside, targets),
         report.kept(from_memory, targets),
         report.growth(*grown, cache, targets),
+        jwts.section(others, targets, report.table, report.spread),
     ]
     report.small(started, binary.stat().st_size / 1e6, minted, targets)
     command = " ".join([*(f"{name}={value}" for name, value in settings.items()), "make bench"])

@@ -159,7 +159,8 @@ impl ApiError {
             Self::InvalidClient => error_response(
                 S::UNAUTHORIZED,
                 "invalid_client",
-                "send a valid API key: `Authorization: Bearer KEY`; `tokenmint callers new NAME` makes one",
+                "send a valid API key or JWT: `Authorization: Bearer CREDENTIAL`; `tokenmint callers new NAME` makes an API key, \
+                 and tokenmint's log says why a JWT was refused",
             ),
             Self::CertificateExpired => error_response(
                 S::UNAUTHORIZED,

@@ -28,9 +28,10 @@ pub(crate) use credentials::Peer;
 pub use grants::Permission;
 pub(crate) use grants::{Authorized, AuthorizedEntry, BundleEntryGrant, BundleGrant, Denied, Grant, Grants};
 use jwt::JwtCredentials;
+pub(crate) use jwt::is_accepted_value;
 pub(crate) use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
 use subject_token::SubjectTokenRule;
-pub(crate) use subject_token::{RequestedSubject, SubjectError};
+pub(crate) use subject_token::{InvalidSubject, RequestedSubject, SubjectError, parse_subject};
 pub(crate) use violation::{PolicyRule, Violation};
 
 use crate::clock::UnixTime;

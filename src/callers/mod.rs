@@ -31,7 +31,7 @@ use jwt::JwtCredentials;
 pub(crate) use jwt::is_accepted_value;
 pub(crate) use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
 use subject_token::SubjectTokenRule;
-pub(crate) use subject_token::{InvalidSubject, RequestedSubject, SubjectError, parse_subject};
+pub(crate) use subject_token::{RequestedSubject, SubjectError, parse_subject};
 pub(crate) use violation::{PolicyRule, Violation};
 
 use crate::clock::UnixTime;

@@ -187,7 +187,7 @@ impl CheckInput<'_> {
     pub(crate) fn jwk_documents(&self) -> impl Iterator<Item = &JwkDocument> {
         let own = self.probe_results.iter().flatten().filter_map(|answer| match answer {
             ProbeResult::Jwks(fetched) => fetched.document.as_ref(),
-            ProbeResult::Exchange { .. } | ProbeResult::IssuerKeys { .. } => None,
+            ProbeResult::Exchange { .. } | ProbeResult::IssuerKeys(_) => None,
         });
         self.given.jwk_documents().chain(own)
     }
@@ -196,7 +196,7 @@ impl CheckInput<'_> {
     pub(crate) fn fetched(&self) -> impl Iterator<Item = &FetchedJwks> {
         let own = self.probe_results.iter().flatten().filter_map(|answer| match answer {
             ProbeResult::Jwks(fetched) => Some(fetched),
-            ProbeResult::Exchange { .. } | ProbeResult::IssuerKeys { .. } => None,
+            ProbeResult::Exchange { .. } | ProbeResult::IssuerKeys(_) => None,
         });
         self.given.fetched.iter().chain(own)
     }
@@ -204,7 +204,7 @@ impl CheckInput<'_> {
     /// The result of the fetch of an issuer's keys; `None` if they weren't fetched.
     pub(crate) fn fetched_issuer_keys(&self, name: &Name) -> Option<&Result<FetchedKeys, FetchError>> {
         self.probe_results.iter().flatten().find_map(|answer| match answer {
-            ProbeResult::IssuerKeys { issuer, fetched } if issuer == name => Some(fetched),
+            ProbeResult::IssuerKeys(keys) if keys.issuer == *name => Some(&keys.fetched),
             _ => None,
         })
     }

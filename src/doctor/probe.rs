@@ -31,10 +31,13 @@ pub enum ProbeResult {
         /// Our clock minus Salesforce's, in seconds. `None` without a response that has a `Date`.
         skew: Option<f64>,
     },
-    IssuerKeys {
-        issuer: Name,
-        fetched: Result<FetchedKeys, FetchError>,
-    },
+    IssuerKeys(FetchedIssuerKeys),
+}
+
+/// The keys of an issuer, or why they can't be fetched.
+pub struct FetchedIssuerKeys {
+    pub(crate) issuer: Name,
+    pub(crate) fetched: Result<FetchedKeys, FetchError>,
 }
 
 /// The response of a JWKS endpoint.
@@ -150,7 +153,7 @@ pub(crate) async fn fetch_issuer_keys(keys: &BTreeMap<Name, LoadedIssuerKeys>) -
     let mut results = Vec::new();
     for (name, keys) in keys {
         if let Some(fetched) = keys.fetch().await {
-            results.push(ProbeResult::IssuerKeys { issuer: name.clone(), fetched });
+            results.push(ProbeResult::IssuerKeys(FetchedIssuerKeys { issuer: name.clone(), fetched }));
         }
     }
     results

@@ -120,11 +120,11 @@ impl DevCommand {
         print_line("\n# both tokens of a page with Fin, in one call");
         print_line(&ask("/bundle", r#"{"sub": "user-1"}"#));
         print_line(
-            "\n# an identity token for a backend without an API key: its platform's JWT, valid for an hour",
+            "\n# an identity token, with the JWT of the backend's platform in place of the API key; it is valid for an hour",
         );
         print_line(&ask_as(jwt, "/identity-token", r#"{"sub": "user-1"}"#));
         print_line(
-            "\n# an identity token for a user that an identity provider's JWT proves, valid for an hour",
+            "\n# an identity token for the user of an identity provider's JWT, which is valid for an hour",
         );
         print_line(&ask("/identity-token", &json!({"subject_token": subject_token}).to_string()));
         print_line(

@@ -98,7 +98,8 @@ impl TextReport {
                 let name = doctor::escape_invisible(&claim.claim);
                 let lead = format!("  {style}{symbol}{style:#} {name:longest$}  ");
                 let required = doctor::escape_invisible(&claim.required);
-                let text = format!("{}; required: {required}", shown(claim));
+                let date = claim.date.as_ref().map(|date| format!(" ({date})")).unwrap_or_default();
+                let text = format!("{}{date}; required: {required}", shown(claim));
                 self.paragraph(&lead, longest + 6, Style::new(), &text);
             }
             self.line("");

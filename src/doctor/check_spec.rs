@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::finding::Observations;
-use super::input::CheckInput;
+use super::input::{CheckInput, Purpose};
 use super::probe::ProbeResult;
 use crate::config::Hs256Kind;
 
@@ -164,6 +164,9 @@ impl Requirement {
         match self {
             _ if input.given.tokens.is_empty() => "no token was given",
             _ if input.jwts().next().is_none() => "what was given as a token isn't a JWT",
+            Self::Expiry if input.tokens_for(&[Purpose::Incoming]).next().is_some() => {
+                "incoming-token judges the `exp` of a token of another issuer"
+            }
             Self::Expiry => "the token has no `exp`",
             Self::Assertion => "no assertion was given",
             Self::Hs256Token(kind) => kind.facts().no_token,

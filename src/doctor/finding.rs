@@ -136,6 +136,9 @@ pub(crate) struct ComparedClaim {
     pub(crate) claim: String,
     /// Its value; `None` if the token doesn't have it.
     pub(crate) token: Option<Json>,
+    /// The value as a date, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) date: Option<String>,
     pub(crate) required: String,
     pub(crate) ok: bool,
 }

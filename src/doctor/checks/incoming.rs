@@ -5,9 +5,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::issuers::section_of;
 use crate::callers::{is_accepted_value, parse_subject};
+use crate::clock::UnixTime;
 use crate::config::{CallerConfig, Config, IssuerConfig};
 use crate::doctor::finding::{ComparedClaim, Observation, Observations, TokenComparison};
-use crate::doctor::formatting::{backquoted_list, escape_and_truncate, lookalike_difference};
+use crate::doctor::formatting::{backquoted_list, escape_and_truncate, lookalike_difference, relative_date};
 use crate::doctor::input::{CheckInput, Purpose};
 use crate::doctor::token::UnverifiedToken;
 use crate::issuers::{self, IssuerRules, KeySet, Refusal, RuleResult, UnverifiedJwt};
@@ -205,7 +206,8 @@ fn text_claim<'a>(jwt: &'a UnverifiedJwt<'_>, name: &str) -> Option<&'a str> {
 }
 
 fn compared(jwt: &UnverifiedJwt<'_>, claim: &str, required: String, ok: bool) -> ComparedClaim {
-    ComparedClaim { claim: claim.to_owned(), token: jwt.member(claim, false).cloned(), required, ok }
+    let token = jwt.member(claim, false).cloned();
+    ComparedClaim { claim: claim.to_owned(), token, date: None, required, ok }
 }
 
 /// The token as the credential of a caller.
@@ -296,6 +298,16 @@ pub(crate) fn incoming_signature(input: &CheckInput<'_>) -> Observations {
     incoming_tokens(input).map(observe).collect()
 }
 
+/// The date of a claim that is a `NumericDate`.
+fn date_of(rule: &RuleResult, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Option<String> {
+    match jwt.member(rule.member, rule.is_in_header) {
+        Some(Json::Number(number)) if ["exp", "nbf", "iat"].contains(&rule.member) => {
+            Some(relative_date(UnixTime::from_seconds(number.floor()), now))
+        }
+        _ => None,
+    }
+}
+
 /// Each incoming JWT beside what its issuer and the issuer's callers require. A token of an unknown issuer is beside each issuer.
 pub(crate) fn compare_tokens(input: &CheckInput<'_>) -> Vec<TokenComparison> {
     let mut comparisons = Vec::new();
@@ -310,6 +322,7 @@ pub(crate) fn compare_tokens(input: &CheckInput<'_>) -> Vec<TokenComparison> {
             }
             let claim = |rule: RuleResult| ComparedClaim {
                 claim: rule.member.to_owned(),
+                date: date_of(&rule, &jwt, input.now),
                 token: jwt.member(rule.member, rule.is_in_header).cloned(),
                 required: rule.required,
                 ok: rule.result.is_ok(),

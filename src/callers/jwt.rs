@@ -140,7 +140,7 @@ fn find_caller(callers: &[(u32, BTreeMap<String, Vec<String>>)], claims: &Verifi
     callers.iter().find(|(_, required)| has_all(required)).map(|(caller, _)| *caller)
 }
 
-/// Whether `claim`, the value of a claim that is a string, is one of those that `jwt_claims` accepts.
+/// Whether `claim`, the value of a claim that is a string, is an accepted value of `jwt_claims`.
 pub(crate) fn is_accepted_value(accepted: &[String], claim: Option<&str>) -> bool {
     claim.is_some_and(|value| accepted.iter().any(|accepted| accepted == value))
 }

@@ -55,8 +55,7 @@ pub(super) struct DoctorCommand {
     /// The purpose of the tokens [default: derived from their content]
     #[arg(long = "as", value_name = "KIND")]
     purpose: Option<Purpose>,
-    /// Fetch the JWKS from the public URL and the keys of each issuer, and request one token from Salesforce for each profile
-    /// that exchanges tokens
+    /// Fetch the public JWKS and the keys of issuers, and request one Salesforce token for each profile that exchanges tokens
     #[arg(long)]
     online: bool,
     /// The subject of the identity token of --online [default: tokenmint-doctor]

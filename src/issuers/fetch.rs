@@ -214,8 +214,10 @@ fn innermost(error: &reqwest::Error) -> (String, bool) {
     let mut is_tls = false;
     loop {
         // An error in an `io::Error` isn't its source: the source is that error's.
-        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        is_tls |= cause.is::<rustls::Error>() || wrapped.is_some_and(|inner| inner.is::<rustls::Error>());
+        is_tls |= match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => inner.is::<rustls::Error>(),
+            None => cause.is::<rustls::Error>(),
+        };
         match cause.source() {
             Some(source) => cause = source,
             None => return (cause.to_string(), is_tls),

@@ -64,7 +64,7 @@ impl DemoIssuer {
         jsonwebtoken::encode(&header, &claims, &self.key).map_err(io::Error::other)
     }
 
-    /// Serves the metadata (OpenID Connect Discovery 1.0) and the JWKS on `listener`.
+    /// Serves the metadata (`OpenID` Connect Discovery 1.0) and the JWKS on `listener`.
     ///
     /// # Errors
     /// The listener fails.

@@ -17,7 +17,7 @@ pub struct LoadedConfig {
     pub(super) public_tls: Option<ServerTls>,
     /// The library for batch signing, loaded at start only. A reload doesn't replace it.
     pub(super) batch: Option<Result<BatchLibrary, BatchLibraryError>>,
-    pub(super) issuer_keys: BTreeMap<Name, LoadedIssuerKeys>,
+    pub(crate) issuer_keys: BTreeMap<Name, LoadedIssuerKeys>,
     pub(super) files: WatchedFiles,
     /// The fingerprint of `files`, taken before they were read.
     pub(super) fingerprint: Fingerprint,

@@ -167,9 +167,12 @@ impl JwtCredentials {
 /// Finds the caller whose claims a token has. The validation of the configuration ensures that there is at most one.
 fn find_caller(callers: &[(u32, BTreeMap<String, Vec<String>>)], claims: &VerifiedClaims) -> Option<u32> {
     let has_all = |required: &BTreeMap<String, Vec<String>>| {
-        required.iter().all(|(name, values)| {
-            claims.text(name).is_some_and(|value| values.iter().any(|required| required == value))
-        })
+        required.iter().all(|(name, values)| is_accepted_value(values, claims.text(name)))
     };
     callers.iter().find(|(_, required)| has_all(required)).map(|(caller, _)| *caller)
+}
+
+/// Whether `claim`, the value of a claim that is a string, is an accepted value of `jwt_claims`.
+pub(crate) fn is_accepted_value(accepted: &[String], claim: Option<&str>) -> bool {
+    claim.is_some_and(|value| accepted.iter().any(|accepted| accepted == value))
 }

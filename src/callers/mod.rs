@@ -28,9 +28,9 @@ pub(crate) use credentials::Peer;
 pub use grants::Permission;
 pub(crate) use grants::{Authorized, AuthorizedEntry, BundleEntryGrant, BundleGrant, Denied, Grant, Grants};
 use jwt::JwtCredentials;
-pub(crate) use jwt::JwtError;
+pub(crate) use jwt::{JwtError, is_accepted_value};
 pub(crate) use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
-pub(crate) use subject_token::{RequestedSubject, SubjectError};
+pub(crate) use subject_token::{RequestedSubject, SubjectError, parse_subject};
 use subject_token::{SubjectFields, SubjectTokenRule};
 pub(crate) use violation::{PolicyRule, Violation};
 

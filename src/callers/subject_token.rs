@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
+use thiserror::Error;
 
 use crate::clock::UnixTime;
 use crate::config::{Name, PolicyMode, SubjectTokenConfig};
@@ -53,6 +54,25 @@ pub(crate) enum SubjectError {
     KeysUnavailable {
         retry_after: Duration,
     },
+}
+
+/// Why a subject token names no subject. The messages continue a sentence about the token, and contain no value of it.
+#[derive(Debug, Error)]
+pub(crate) enum InvalidSubject {
+    #[error(transparent)]
+    NoClaim(Refusal),
+    #[error("names a subject that {0}")]
+    Unusable(String),
+}
+
+/// The subject that a token names. `claim` is the value of its `subject_claim`, if that is a string.
+///
+/// # Errors
+/// The token has no such claim, or the subject isn't allowed.
+pub(crate) fn parse_subject(claim: Option<&str>) -> Result<Subject, InvalidSubject> {
+    let claim = claim.ok_or(InvalidSubject::NoClaim(Refusal::SubjectClaim))?;
+    Subject::parse(FIELD, claim.to_owned())
+        .map_err(|invalid_field| InvalidSubject::Unusable(invalid_field.message))
 }
 
 impl RequestedSubject {
@@ -141,14 +161,9 @@ impl SubjectTokenRule {
             VerifyError::Refused(refusal) => SubjectError::Invalid(refused(refusal)),
             VerifyError::KeysUnavailable { retry_after } => SubjectError::KeysUnavailable { retry_after },
         })?;
-        let subject = claims.text(&self.claim).ok_or(Refusal::SubjectClaim).map_err(|refusal| {
-            self.issuer.count_refusal(refusal.rule());
-            refused(refusal)
-        })?;
-        let subject = Subject::parse(FIELD, subject.to_owned()).map_err(|invalid_field| {
+        let subject = parse_subject(claims.text(&self.claim)).map_err(|error| {
             self.issuer.count_refusal(Refusal::SubjectClaim.rule());
-            let message = format!("names a subject that {}", invalid_field.message);
-            InvalidField::new(FIELD, message)
+            InvalidField::new(FIELD, error.to_string())
         })?;
         let proof = SubjectProof { issuer: self.issuer.name.clone(), valid_until: claims.valid_until };
         Ok((subject, proof))

@@ -1,4 +1,5 @@
-//! `tokenmint dev`: runs the service with generated keys, one caller and the sandbox, on loopback, in one process.
+//! `tokenmint dev`: runs the service with generated keys, one caller, the sandbox and a made-up issuer of JWTs, on loopback, in one
+//! process.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -19,19 +20,20 @@ use crate::app::LoadedConfig;
 use crate::app::logging::LogOutput;
 use crate::config::{Config, Environment};
 use crate::keys;
-use crate::sandbox::{self, KeySource, Sandbox, Settings};
+use crate::sandbox::{self, DemoIssuer, KeySource, Sandbox, Settings};
 use crate::shell;
 
 /// Run the service with made-up keys, one caller and the sandbox, on loopback; prints commands to paste
 ///
-/// Reads no configuration. The keys, secrets and API key exist only until it stops.
+/// Reads no configuration. A made-up issuer of JWTs proves who the caller and its users are. The keys, secrets, tokens and API
+/// key exist only until it stops.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint dev --listen 127.0.0.1:9000")]
 pub(super) struct DevCommand {
     /// Where to listen; loopback only
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = parse_tcp_address)]
     listen: SocketAddr,
-    /// Print the addresses and the API key as one JSON object: `url`, `sandbox` and `api_key`
+    /// Print one JSON object: the addresses `url`, `sandbox` and `issuer`, and `api_key`, `jwt` and `subject_token`
     #[arg(long)]
     json: bool,
 }
@@ -43,18 +45,19 @@ impl DevCommand {
             return Err(CliError::Usage(reason.to_owned()));
         }
         let api_key = new_api_key(&*context.clock_and_rng.randomness)?;
-        let sandbox = TcpListener::bind("127.0.0.1:0").and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok((format!("http://{}", listener.local_addr()?), listener))
-        });
-        let (salesforce, listener) = sandbox.map_err(CliError::failed)?;
-        let text = dev_config(self.listen, &salesforce, &api_key, context)?;
+        let (salesforce, listener) = bind_loopback().map_err(CliError::failed)?;
+        let (issuer_url, issuer_listener) = bind_loopback().map_err(CliError::failed)?;
+        let issuer = DemoIssuer::new(issuer_url.clone()).map_err(CliError::failed)?;
+        let text = dev_config(self.listen, &salesforce, &issuer_url, &api_key, context)?;
         // Environment variables must not override the generated configuration.
         let config = Config::parse("dev", text.expose_secret(), PathBuf::new(), &Environment::new());
         let config = config.map_err(CliError::from)?;
         let loaded =
             LoadedConfig::new(config, &*context.clock_and_rng.clock).map_err(CliError::invalid_config)?;
         let clock = context.clock_and_rng.clock.clone();
+        let token = |sub| issuer.token(sub, AUDIENCE, clock.now().seconds()).map_err(CliError::failed);
+        let credentials =
+            Credentials { issuer: issuer_url, api_key, jwt: token(WORKLOAD)?, subject_token: token(USER)? };
         let mut org = org_from_config(&loaded, "", OnFailureArg::Anonymous, clock.now());
         serve::run(loaded, None, context, LogOutput::Stderr, |app| {
             let url = app.addresses().next().map(|(_, scheme, address)| format!("{scheme}://{address}"));
@@ -62,26 +65,42 @@ impl DevCommand {
             for deployment in &mut org.deployments {
                 deployment.keys = KeySource::Url(format!("{url}/keysets/web/jwks.json"));
             }
-            spawn_sandbox(listener, Sandbox::new(org, clock, Settings::default()));
-            self.print_instructions(&url, &salesforce, &api_key);
+            spawn_server("the sandbox", listener, move |listener| {
+                sandbox::serve(
+                    listener,
+                    Sandbox::new(org, clock, Settings::default()),
+                    CancellationToken::new(),
+                )
+            });
+            spawn_server("the issuer", issuer_listener, move |listener| issuer.serve(listener));
+            self.print_instructions(&url, &salesforce, &credentials);
             flush_stdout(OutputLoss::Text)
         })
     }
 
-    fn print_instructions(&self, url: &str, salesforce: &str, api_key: &SecretString) {
+    fn print_instructions(&self, url: &str, salesforce: &str, credentials: &Credentials) {
+        let Credentials { issuer, api_key, jwt, subject_token } = credentials;
         let api_key = api_key.expose_secret();
         if self.json {
-            return print_json(&json!({"url": url, "sandbox": salesforce, "api_key": api_key}));
+            return print_json(&json!({
+                "url": url,
+                "sandbox": salesforce,
+                "issuer": issuer,
+                "api_key": api_key,
+                "jwt": jwt,
+                "subject_token": subject_token,
+            }));
         }
-        let ask = |path: &str, body: &str| {
+        let ask_as = |credential: &str, path: &str, body: &str| {
             format!(
-                "curl -s {} -H 'Authorization: Bearer {api_key}' -H 'Content-Type: application/json' -d '{body}'",
+                "curl -s {} -H 'Authorization: Bearer {credential}' -H 'Content-Type: application/json' -d '{body}'",
                 shell::quote(format_args!("{url}{path}"))
             )
         };
+        let ask = |path: &str, body: &str| ask_as(api_key, path, body);
         print_line(&format!(
-            "tokenmint listens on {url}, with made-up keys; a simulated Salesforce listens on {salesforce}. Paste \
-            into another terminal:
+            "tokenmint listens on {url}, with made-up keys; a simulated Salesforce listens on {salesforce}, and an \
+            issuer of JWTs on {issuer}. Paste into another terminal:
 "
         ));
         print_line("# the identity token for Salesforce Enhanced Chat, which says who is chatting");
@@ -100,6 +119,14 @@ impl DevCommand {
         print_line(&ask("/messaging-access-token", r#"{"sub": "user-1"}"#));
         print_line("\n# both tokens of a page with Fin, in one call");
         print_line(&ask("/bundle", r#"{"sub": "user-1"}"#));
+        print_line(
+            "\n# an identity token, with the JWT of the backend's platform in place of the API key; it is valid for an hour",
+        );
+        print_line(&ask_as(jwt, "/identity-token", r#"{"sub": "user-1"}"#));
+        print_line(
+            "\n# an identity token for the user of an identity provider's JWT, which is valid for an hour",
+        );
+        print_line(&ask("/identity-token", &json!({"subject_token": subject_token}).to_string()));
         print_line(
             "\n# an example backend, from the folder of tokenmint's repository. The first lines of its main \
             file (of Rails: config/application.rb) say what to install, and where it listens",
@@ -123,16 +150,44 @@ const EXAMPLE_BACKENDS: &[(&str, &str)] = &[
     ("curl", "./chat-tokens user-1"),
 ];
 
-/// Runs the sandbox until the process exits.
-fn spawn_sandbox(listener: TcpListener, sandbox: Sandbox) {
+/// The `aud` of the made-up issuer's tokens.
+const AUDIENCE: &str = "tokenmint";
+/// The `sub` of the caller's JWT: a service account of Kubernetes.
+const WORKLOAD: &str = "system:serviceaccount:shop:web";
+/// The subject of the printed subject token.
+const USER: &str = "user-1";
+
+/// With what the printed commands authenticate.
+struct Credentials {
+    /// The address of the issuer of both JWTs.
+    issuer: String,
+    api_key: SecretString,
+    jwt: String,
+    subject_token: String,
+}
+
+/// A listener on loopback with its URL.
+fn bind_loopback() -> std::io::Result<(String, TcpListener)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    Ok((format!("http://{}", listener.local_addr()?), listener))
+}
+
+/// Runs a server until the process exits.
+fn spawn_server<F>(
+    name: &'static str,
+    listener: TcpListener,
+    serve: impl FnOnce(tokio::net::TcpListener) -> F + Send + 'static,
+) where
+    F: Future<Output = std::io::Result<()>> + Send + 'static,
+{
     tokio::spawn(async move {
-        let listener = tokio::net::TcpListener::from_std(listener);
-        let played = match listener {
-            Ok(listener) => sandbox::serve(listener, sandbox, CancellationToken::new()).await,
+        let served = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => serve(listener).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = played {
-            tracing::error!(%error, "the sandbox ended");
+        if let Err(error) = served {
+            tracing::error!(%error, "{name} ended");
         }
     });
 }
@@ -141,6 +196,7 @@ fn spawn_sandbox(listener: TcpListener, sandbox: Sandbox) {
 fn dev_config(
     listen: SocketAddr,
     salesforce: &str,
+    issuer: &str,
     api_key: &SecretString,
     context: &CliContext<'_>,
 ) -> Result<SecretString, CliError> {
@@ -179,8 +235,16 @@ secret = "{secret}"
 [bundles.fin]
 salesforce_identity_token = "identity.web"
 intercom_user_jwt = "intercom.fin"
+[issuers.demo]
+issuer = "{issuer}"
+audience = ["{AUDIENCE}"]
+discovery = true
 [callers.dev]
 api_key_sha256 = ["{digest}"]
+jwt_issuer = "demo"
+jwt_claims = {{ sub = ["{WORKLOAD}"] }}
+subject_token = "optional"
+subject_issuer = "demo"
 allow = ["identity.web", "oauth.crm", "intercom.fin", "bundles.fin"]
 "#,
         web = web.expose_secret(),

@@ -55,7 +55,7 @@ pub(super) struct DoctorCommand {
     /// The purpose of the tokens [default: derived from their content]
     #[arg(long = "as", value_name = "KIND")]
     purpose: Option<Purpose>,
-    /// Fetch the JWKS from the public URL, and request one token from Salesforce for each profile that exchanges tokens
+    /// Fetch the public JWKS and the keys of issuers, and request one Salesforce token for each profile that exchanges tokens
     #[arg(long)]
     online: bool,
     /// The subject of the identity token of --online [default: tokenmint-doctor]
@@ -157,7 +157,9 @@ impl DoctorCommand {
         let clock_and_rng = (context.clock_and_rng.clock.clone(), context.clock_and_rng.randomness.clone());
         let state = app::state_directory(&loaded.config);
         let answers = doctor::run_probes(&loaded.config, &loaded.ring, clock_and_rng, Some(state), subject);
-        answers.await.map_err(CliError::failed)
+        let mut answers = answers.await.map_err(CliError::failed)?;
+        answers.extend(doctor::fetch_issuer_keys(&loaded.issuer_keys).await);
+        Ok(answers)
     }
 }
 
@@ -227,6 +229,7 @@ impl ConfigStatus {
         ConfigView {
             config: self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref()),
             ring: self.loaded.as_ref().map(|loaded| &loaded.ring),
+            issuer_keys: self.loaded.as_ref().map(|loaded| &loaded.issuer_keys),
             problems: &self.problems,
             warnings: self
                 .warnings
@@ -246,6 +249,7 @@ impl ValueEnum for Purpose {
         let help = match self {
             Self::Identity => "An identity token for a Salesforce channel".to_owned(),
             Self::Assertion => "An assertion of the OAuth 2.0 JWT bearer flow".to_owned(),
+            Self::Incoming => "A JWT of another issuer: of a caller, or a subject token".to_owned(),
             Self::Hs256(_) => self.description().replacen('a', "A", 1),
         };
         Some(PossibleValue::new(self.as_str()).help(help))

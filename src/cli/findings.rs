@@ -8,7 +8,10 @@ use anstyle::{AnsiColor, Style};
 use serde_json::{Value, json};
 
 use super::{line_width, print_json, print_stderr, record_stdout_result};
-use crate::doctor::{CHECKS, CheckOutcome, CheckSpec, Finding, Report, ReportSummary, SkippedCheck};
+use crate::doctor::{
+    self, CHECKS, CheckOutcome, CheckSpec, ComparedClaim, Finding, Report, ReportSummary, SkippedCheck,
+    TokenComparison,
+};
 
 /// The output format of findings.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,6 +82,30 @@ impl TextReport {
         self.line("");
     }
 
+    /// Prints each token beside what the configuration requires of it.
+    pub(crate) fn comparisons(&mut self, comparisons: &[TokenComparison]) {
+        for TokenComparison { about, rules, claims } in comparisons {
+            self.heading(&format!("{about} beside {rules}"));
+            let shown = |claim: &ComparedClaim| {
+                let value =
+                    claim.token.as_ref().map(|value| serde_json::to_string(value).unwrap_or_default());
+                value.map_or_else(|| "absent".to_owned(), |value| doctor::escape_and_truncate(&value))
+            };
+            let longest = claims.iter().map(|claim| claim.claim.chars().count()).max().unwrap_or_default();
+            for claim in claims {
+                let outcome = if claim.ok { CheckOutcome::Pass } else { CheckOutcome::Fail };
+                let (symbol, style) = outcome_symbol(outcome);
+                let name = doctor::escape_invisible(&claim.claim);
+                let lead = format!("  {style}{symbol}{style:#} {name:longest$}  ");
+                let required = doctor::escape_invisible(&claim.required);
+                let date = claim.date.as_ref().map(|date| format!(" ({date})")).unwrap_or_default();
+                let text = format!("{}{date}; required: {required}", shown(claim));
+                self.paragraph(&lead, longest + 6, Style::new(), &text);
+            }
+            self.line("");
+        }
+    }
+
     /// Prints the findings, the worst first. Passed checks are only counted unless `all` is set.
     pub(crate) fn findings(&mut self, findings: &[Finding], all: bool) {
         let is_shown = |finding: &&Finding| all || finding.outcome != CheckOutcome::Pass;
@@ -143,6 +170,7 @@ pub(super) fn print_report(
             for reason in unread {
                 print_stderr(&format!("tokenmint: {reason}"));
             }
+            page.comparisons(&report.comparisons);
             page.findings(&report.findings, all);
             page.verdict(verdict.outcome, &verdict.text);
         }
@@ -150,6 +178,7 @@ pub(super) fn print_report(
             "ok": verdict.outcome != CheckOutcome::Fail,
             "verdict": verdict.text,
             "configuration": configuration,
+            "comparisons": report.comparisons,
             "findings": report.findings,
             "not_looked_at": report.skipped,
             "unread": unread,
@@ -180,7 +209,7 @@ fn sarif(report: &Report, unread: &[String], config: Option<&Path>) -> Value {
 
 /// Builds the SARIF log of a run that failed before it had a result.
 pub(super) fn sarif_failure(reason: &str) -> Value {
-    let report = Report { findings: Vec::new(), skipped: Vec::new() };
+    let report = Report { comparisons: Vec::new(), findings: Vec::new(), skipped: Vec::new() };
     sarif(&report, &[reason.to_owned()], None)
 }
 

@@ -109,6 +109,7 @@ impl VerifyCommand {
                     "configuration": status.source,
                     "header": parts.map(|parts| &parts.header),
                     "claims": parts.map(|parts| &parts.claims),
+                    "comparisons": report.comparisons,
                     "findings": report.findings,
                     "not_looked_at": report.skipped,
                 }));
@@ -119,6 +120,7 @@ impl VerifyCommand {
                 if let Ok(parts) = parts {
                     print_parts(parts, now, &mut page);
                 }
+                page.comparisons(&report.comparisons);
                 page.findings(&report.findings, self.verbose);
                 page.verdict(verdict.outcome, &verdict.text);
             }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::finding::Observations;
-use super::input::CheckInput;
+use super::input::{CheckInput, Purpose};
 use super::probe::ProbeResult;
 use crate::config::Hs256Kind;
 
@@ -79,6 +79,10 @@ pub(crate) enum Requirement {
     Assertion,
     SalesforceToken,
     Hs256Token(Hs256Kind),
+    /// A JWT of another issuer.
+    IncomingToken,
+    /// Issuers of incoming JWTs.
+    Issuers,
     FetchedJwks,
     OwnJwks,
     ProbeResult,
@@ -94,6 +98,7 @@ impl Requirement {
             | Self::Messaging
             | Self::OauthProfile
             | Self::PublicUrl
+            | Self::Issuers
             | Self::TwoKinds => self.no_configuration_reason(input),
             Self::PrivateKey => "no file with a private key was given",
             Self::Key => "no key is there",
@@ -111,7 +116,8 @@ impl Requirement {
             | Self::IdentityToken
             | Self::Assertion
             | Self::SalesforceToken
-            | Self::Hs256Token(_) => self.no_token_reason(input),
+            | Self::Hs256Token(_)
+            | Self::IncomingToken => self.no_token_reason(input),
         }
     }
 
@@ -132,6 +138,7 @@ impl Requirement {
         match self {
             _ if input.configured.config.is_none() => "there is no configuration that loads",
             Self::Messaging => "no [identity.NAME.messaging] is configured",
+            Self::Issuers => "no [issuers.NAME] is configured",
             Self::OauthProfile => "no [oauth.NAME] is configured",
             Self::PublicUrl => "`url` of [server.public] isn't set, or no [identity.NAME] is",
             Self::TwoKinds => "no keys are configured for both identity tokens and assertions",
@@ -157,9 +164,13 @@ impl Requirement {
         match self {
             _ if input.given.tokens.is_empty() => "no token was given",
             _ if input.jwts().next().is_none() => "what was given as a token isn't a JWT",
+            Self::Expiry if input.tokens_for(&[Purpose::Incoming]).next().is_some() => {
+                "incoming-token judges the `exp` of a token of another issuer"
+            }
             Self::Expiry => "the token has no `exp`",
             Self::Assertion => "no assertion was given",
             Self::Hs256Token(kind) => kind.facts().no_token,
+            Self::IncomingToken => "no JWT of another issuer was given",
             Self::IdentityToken => "no identity token was given",
             _ => "no token for Salesforce was given",
         }

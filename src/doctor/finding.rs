@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::json::Json;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckOutcome {
@@ -119,8 +121,31 @@ pub(crate) struct SkippedCheck {
     pub(crate) reason: String,
 }
 
+/// A token beside the rules of an issuer or of a caller, claim by claim.
+#[derive(Serialize)]
+pub(crate) struct TokenComparison {
+    pub(crate) about: String,
+    /// The section of the configuration, and the settings that are compared.
+    pub(crate) rules: String,
+    pub(crate) claims: Vec<ComparedClaim>,
+}
+
+/// A claim, or a member of the header, beside what the configuration requires.
+#[derive(Serialize)]
+pub(crate) struct ComparedClaim {
+    pub(crate) claim: String,
+    /// Its value; `None` if the token doesn't have it.
+    pub(crate) token: Option<Json>,
+    /// The value as a date, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) date: Option<String>,
+    pub(crate) required: String,
+    pub(crate) ok: bool,
+}
+
 /// The results of all checks.
 pub struct Report {
+    pub(crate) comparisons: Vec<TokenComparison>,
     /// Grouped by item. Within an item, in the order of the catalogue.
     pub(crate) findings: Vec<Finding>,
     pub(crate) skipped: Vec<SkippedCheck>,

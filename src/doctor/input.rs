@@ -1,13 +1,18 @@
 //! The input of the checks. Supplied artifacts and the configuration are separate types, so that a check can't mix them up
 //! by accident.
 
+use std::collections::BTreeMap;
+
 use super::artifact::{Artifact, GivenKey};
 use super::certificate::{CertificateInfo, GivenCertificate};
 use super::jwk::{JwkDocument, ParsedJwk};
 use super::probe::{FetchedJwks, ProbeResult};
 use super::token::{JwtParts, UnverifiedToken};
 use crate::clock::UnixTime;
-use crate::config::{Config, Hs256Kind, IdentityConfig, MessagingConfig, OauthConfig, Problem, ProfileKind};
+use crate::config::{
+    Config, Hs256Kind, IdentityConfig, IssuerConfig, MessagingConfig, Name, OauthConfig, Problem, ProfileKind,
+};
+use crate::issuers::{FetchError, FetchedKeys, LoadedIssuerKeys};
 use crate::keys::{KeyRing, KeyState, Keyset, KeysetKey, PublicNumbers};
 
 /// The kind of a token: what it is for.
@@ -16,6 +21,8 @@ pub enum Purpose {
     Identity,
     Assertion,
     Hs256(Hs256Kind),
+    /// A JWT of another issuer that this service receives.
+    Incoming,
 }
 
 /// Everything that the checks examine.
@@ -32,6 +39,8 @@ pub struct CheckInput<'a> {
 pub struct ConfigView<'a> {
     pub config: Option<&'a Config>,
     pub ring: Option<&'a KeyRing>,
+    /// The keys of issuers, or how they are fetched. `None` if the configuration doesn't load.
+    pub issuer_keys: Option<&'a BTreeMap<Name, LoadedIssuerKeys>>,
     /// Why the configuration or the key ring failed to load.
     pub problems: &'a [Problem],
     /// Warnings about a configuration that loads.
@@ -135,6 +144,10 @@ impl<'a> ConfigView<'a> {
         self.config.into_iter().flat_map(|config| config.oauth.values())
     }
 
+    pub(crate) fn issuers(&self) -> impl Iterator<Item = &'a IssuerConfig> + use<'a> {
+        self.config.into_iter().flat_map(|config| config.issuers.values())
+    }
+
     pub(crate) fn messaging(&self) -> impl Iterator<Item = (String, &'a MessagingConfig)> + use<'a> {
         self.identity().filter_map(|profile| {
             Some((format!("identity.{}.messaging", profile.name), profile.messaging.as_ref()?))
@@ -174,7 +187,7 @@ impl CheckInput<'_> {
     pub(crate) fn jwk_documents(&self) -> impl Iterator<Item = &JwkDocument> {
         let own = self.probe_results.iter().flatten().filter_map(|answer| match answer {
             ProbeResult::Jwks(fetched) => fetched.document.as_ref(),
-            ProbeResult::Exchange { .. } => None,
+            ProbeResult::Exchange { .. } | ProbeResult::IssuerKeys(_) => None,
         });
         self.given.jwk_documents().chain(own)
     }
@@ -183,9 +196,17 @@ impl CheckInput<'_> {
     pub(crate) fn fetched(&self) -> impl Iterator<Item = &FetchedJwks> {
         let own = self.probe_results.iter().flatten().filter_map(|answer| match answer {
             ProbeResult::Jwks(fetched) => Some(fetched),
-            ProbeResult::Exchange { .. } => None,
+            ProbeResult::Exchange { .. } | ProbeResult::IssuerKeys(_) => None,
         });
         self.given.fetched.iter().chain(own)
+    }
+
+    /// The result of the fetch of an issuer's keys; `None` if they weren't fetched.
+    pub(crate) fn fetched_issuer_keys(&self, name: &Name) -> Option<&Result<FetchedKeys, FetchError>> {
+        self.probe_results.iter().flatten().find_map(|answer| match answer {
+            ProbeResult::IssuerKeys(keys) if keys.issuer == *name => Some(&keys.fetched),
+            _ => None,
+        })
     }
 
     /// The supplied tokens that parse as JWTs.
@@ -254,7 +275,7 @@ impl CheckInput<'_> {
         let (kind, profiles): (ProfileKind, Vec<_>) = match purpose {
             Purpose::Identity => (ProfileKind::Identity, identity().collect()),
             Purpose::Assertion => (ProfileKind::Oauth, oauth().collect()),
-            Purpose::Hs256(_) => return Vec::new(),
+            Purpose::Hs256(_) | Purpose::Incoming => return Vec::new(),
         };
         let is_its_issuer = |name: &str| iss == Some(name);
         let of_issuer: Vec<_> =

@@ -1,5 +1,6 @@
-//! Online probes: fetch JWKS endpoints, and make one token exchange with Salesforce for each profile that can exchange.
+//! Online probes: fetch JWKS endpoints and the keys of issuers, and make one token exchange with Salesforce for each profile that can exchange.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::config::{Config, Name};
 use crate::exchange::{
     ExchangeError, Exchanger, ExchangerBuildError, ExchangerDeps, FetchOptions, TokenMetadata, probe,
 };
+use crate::issuers::{self, FetchError, FetchedKeys, LoadedIssuerKeys};
 use crate::jwks;
 use crate::keys::{KeyRing, Keyset};
 use crate::metrics::Metrics;
@@ -29,6 +31,13 @@ pub enum ProbeResult {
         /// Our clock minus Salesforce's, in seconds. `None` without a response that has a `Date`.
         skew: Option<f64>,
     },
+    IssuerKeys(FetchedIssuerKeys),
+}
+
+/// The keys of an issuer, or why they can't be fetched.
+pub struct FetchedIssuerKeys {
+    pub(crate) issuer: Name,
+    pub(crate) fetched: Result<FetchedKeys, FetchError>,
 }
 
 /// The response of a JWKS endpoint.
@@ -137,6 +146,18 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The default subject of the probing messaging exchange. No user should have it.
 const PROBE_SUBJECT: &str = "tokenmint-doctor";
+
+/// Fetches the keys of each issuer, each once and with the bounds of the service.
+pub(crate) async fn fetch_issuer_keys(keys: &BTreeMap<Name, LoadedIssuerKeys>) -> Vec<ProbeResult> {
+    issuers::install_crypto_provider();
+    let mut results = Vec::new();
+    for (name, keys) in keys {
+        if let Some(fetched) = keys.fetch().await {
+            results.push(ProbeResult::IssuerKeys(FetchedIssuerKeys { issuer: name.clone(), fetched }));
+        }
+    }
+    results
+}
 
 /// Fetches the JWKS of each keyset with identity profiles, if `url` of `[server.public]` is set. Makes one exchange for each
 /// `[oauth]` profile, and for each identity profile with `[messaging]`.

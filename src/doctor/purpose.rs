@@ -1,15 +1,18 @@
 //! Infers the purpose of a token from weighted clues: `aud`, `iss`, `sub`, the header and the other claims.
 
+use super::formatting::lookalike_difference;
 use super::input::{CheckInput, Purpose, is_used_by};
 use super::token::{JwtParts, UnverifiedToken};
 use crate::config::salesforce::{self, CONSUMER_KEY_PREFIX, HostKind};
-use crate::config::{Hs256Kind, ProfileKind};
+use crate::config::{Hs256Kind, IssuerConfig, ProfileKind};
+
 use crate::json::Json;
 
 impl Purpose {
     pub(crate) const ALL: &[Self] = &{
-        let mut all = [Self::Identity; 2 + Hs256Kind::ALL.len()];
+        let mut all = [Self::Identity; 3 + Hs256Kind::ALL.len()];
         all[1] = Self::Assertion;
+        all[2 + Hs256Kind::ALL.len()] = Self::Incoming;
         let mut at = 0;
         while at < Hs256Kind::ALL.len() {
             all[2 + at] = Self::Hs256(Hs256Kind::ALL[at]);
@@ -24,6 +27,7 @@ impl Purpose {
             Self::Identity => "identity",
             Self::Assertion => "assertion",
             Self::Hs256(kind) => kind.facts().section,
+            Self::Incoming => "incoming",
         }
     }
 
@@ -32,6 +36,7 @@ impl Purpose {
             Self::Identity => "an identity token",
             Self::Assertion => "an assertion of the JWT bearer flow",
             Self::Hs256(kind) => kind.facts().token,
+            Self::Incoming => "a JWT of another issuer that this service receives",
         }
     }
 
@@ -40,6 +45,7 @@ impl Purpose {
         match self {
             Self::Identity | Self::Assertion => "Salesforce",
             Self::Hs256(kind) => kind.facts().relying_party,
+            Self::Incoming => "tokenmint",
         }
     }
 }
@@ -192,6 +198,41 @@ impl CheckInput<'_> {
             clue(Purpose::Assertion, 1, "it has no `kid`", kid.is_none()),
             clue(Purpose::Assertion, 1, "it lives for minutes", is_short_lived),
         ];
+        let of_issuer = |field: fn(&IssuerConfig, &str) -> bool, text: &str| {
+            self.configured.issuers().any(|issuer| field(issuer, text))
+        };
+        let own_issuers = self.expected_issuers();
+        let is_own = |iss: &str| {
+            is_consumer_key(iss)
+                || own_issuers.iter().any(|own| *own == iss || lookalike_difference(iss, own).is_some())
+        };
+        let has_user = Hs256Kind::ALL.iter().any(|kind| parts.has_claim(kind.facts().user_claim));
+        let is_foreign = self.configured.issuers().next().is_some()
+            && self.given.issuer.is_none()
+            && !iss.is_empty()
+            && !is_own(iss)
+            && !of_keyset(ProfileKind::Identity)
+            && !of_keyset(ProfileKind::Oauth)
+            && !hosts.contains(&HostKind::Messaging)
+            && !to_login
+            && !(symmetric && has_user);
+        clues.extend([
+            clue(
+                Purpose::Incoming,
+                8,
+                "its `iss` is that of an [issuers.NAME]",
+                of_issuer(|issuer, iss| issuer.issuer.as_str() == iss, iss),
+            ),
+            clue(
+                Purpose::Incoming,
+                3,
+                "its `aud` is an `audience` of an [issuers.NAME]",
+                audiences.iter().any(|aud| {
+                    of_issuer(|issuer, aud| issuer.audience.iter().any(|audience| audience == aud), aud)
+                }),
+            ),
+            clue(Purpose::Incoming, 8, "its `iss` is none of the configured profiles'", is_foreign),
+        ]);
         clues.extend(Hs256Kind::ALL.iter().flat_map(|kind| {
             let (purpose, user) = (Purpose::Hs256(*kind), kind.facts().user_claim);
             let has_user = parts.has_claim(user) && (symmetric || kid.is_none());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::catalogue::{CHECKS, SIGNATURE_CHECKS};
 use super::check_spec::CheckSpec;
+use super::checks::incoming;
 use super::finding::{CheckOutcome, Finding, Judgement, Observation, Report, SkippedCheck, SkippedItem};
 use super::input::CheckInput;
 use super::purpose::InferredPurpose;
@@ -17,7 +18,8 @@ const MAX_LISTED_REASONS: usize = 64;
 /// Runs every check on `input`. For each item, a check reports only its worst observations. A check without observations
 /// is reported as skipped, with the reason.
 pub fn run_checks(input: &CheckInput<'_>) -> Report {
-    let mut report = Report { findings: Vec::new(), skipped: Vec::new() };
+    let comparisons = incoming::compare_tokens(input);
+    let mut report = Report { comparisons, findings: Vec::new(), skipped: Vec::new() };
     for spec in &CHECKS {
         run(spec, input, &mut report);
     }

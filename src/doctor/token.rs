@@ -163,6 +163,12 @@ impl JwtParts {
         }
     }
 
+    /// The token in compact form.
+    pub(crate) fn compact(&self) -> SecretString {
+        let signature = URL_SAFE_NO_PAD.encode(&self.signature);
+        SecretString::from(format!("{}.{signature}", self.signed.expose_secret()))
+    }
+
     /// The length of the signature in octets. A valid RSA signature is as long as the modulus. The signature of an unverified
     /// token can have any length.
     pub(crate) const fn signature_len(&self) -> usize {

@@ -53,30 +53,67 @@ impl ClaimRules {
     /// # Errors
     /// The first rule that refuses the token. A claim of a wrong type refuses it: it doesn't count as absent.
     pub(super) fn check(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<UnixTime, Refusal> {
-        if !self.has_issuer(jwt) {
-            return Err(Refusal::Issuer);
+        self.check_issuer(jwt)?;
+        self.check_audience(jwt)?;
+        let expires_at = check_expiry(jwt, now)?;
+        self.check_not_before(jwt, now)?;
+        self.check_issued_at(jwt, now)?;
+        let too_old_at = self.check_age(jwt, now)?;
+        Ok(too_old_at.map_or(expires_at, |too_old_at| expires_at.min(too_old_at)))
+    }
+
+    /// Applies each rule of [`check`](Self::check), in its order: the claim, what it requires, and the result.
+    pub(super) fn inspect(
+        &self,
+        jwt: &UnverifiedJwt<'_>,
+        now: UnixTime,
+    ) -> Vec<(&'static str, String, Result<(), Refusal>)> {
+        let audience: Vec<String> = self.audience.iter().map(|audience| format!("{audience:?}")).collect();
+        let leeway = self.leeway.as_secs();
+        let mut results = vec![
+            ("iss", format!("{:?}", self.issuer.as_str()), self.check_issuer(jwt)),
+            ("aud", audience.join(" or "), self.check_audience(jwt)),
+            ("exp", "later than now".to_owned(), check_expiry(jwt, now).map(|_| ())),
+            ("nbf", format!("at most {leeway} s from now"), self.check_not_before(jwt, now)),
+            ("iat", format!("at most {leeway} s from now"), self.check_issued_at(jwt, now)),
+        ];
+        if let Some(max_age) = self.max_age {
+            let required = format!("at most {} s old", max_age.as_secs());
+            results.push(("iat", required, self.check_age(jwt, now).map(|_| ())));
         }
-        if !self.is_for_us(jwt.claims.member("aud")) {
-            return Err(Refusal::Audience);
-        }
-        let expires_at = time_claim(&jwt.claims, "exp", Refusal::NoExpiry)?.ok_or(Refusal::NoExpiry)?;
-        if expires_at <= now {
-            return Err(Refusal::Expired);
-        }
-        let latest = now.plus(self.leeway);
-        if time_claim(&jwt.claims, "nbf", Refusal::NotBefore)?.is_some_and(|not_before| not_before > latest) {
+        results
+    }
+
+    fn check_issuer(&self, jwt: &UnverifiedJwt<'_>) -> Result<(), Refusal> {
+        if self.has_issuer(jwt) { Ok(()) } else { Err(Refusal::Issuer) }
+    }
+
+    fn check_audience(&self, jwt: &UnverifiedJwt<'_>) -> Result<(), Refusal> {
+        if self.is_for_us(jwt.claims.member("aud")) { Ok(()) } else { Err(Refusal::Audience) }
+    }
+
+    fn check_not_before(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<(), Refusal> {
+        let not_before = time_claim(&jwt.claims, "nbf", Refusal::NotBefore)?;
+        if not_before.is_some_and(|not_before| not_before > now.plus(self.leeway)) {
             return Err(Refusal::NotBefore);
         }
+        Ok(())
+    }
+
+    fn check_issued_at(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<(), Refusal> {
         let issued_at = time_claim(&jwt.claims, "iat", Refusal::IssuedAt)?;
-        if issued_at.is_some_and(|issued_at| issued_at > latest) {
+        if issued_at.is_some_and(|issued_at| issued_at > now.plus(self.leeway)) {
             return Err(Refusal::IssuedAt);
         }
-        let Some(max_age) = self.max_age else { return Ok(expires_at) };
+        Ok(())
+    }
+
+    /// Checks `max_age`. Returns when the token gets too old; `None` without `max_age`.
+    fn check_age(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<Option<UnixTime>, Refusal> {
+        let Some(max_age) = self.max_age else { return Ok(None) };
+        let issued_at = time_claim(&jwt.claims, "iat", Refusal::IssuedAt)?;
         let too_old_at = issued_at.ok_or(Refusal::TooOld)?.plus(max_age);
-        if too_old_at < now {
-            return Err(Refusal::TooOld);
-        }
-        Ok(expires_at.min(too_old_at))
+        if too_old_at < now { Err(Refusal::TooOld) } else { Ok(Some(too_old_at)) }
     }
 
     /// Whether `aud`, a string or an array of strings, has one of the configured audiences.
@@ -90,6 +127,11 @@ impl ClaimRules {
             None => false,
         }
     }
+}
+
+fn check_expiry(jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<UnixTime, Refusal> {
+    let expires_at = time_claim(&jwt.claims, "exp", Refusal::NoExpiry)?.ok_or(Refusal::NoExpiry)?;
+    if expires_at <= now { Err(Refusal::Expired) } else { Ok(expires_at) }
 }
 
 /// A claim that is a `NumericDate`, rounded down. `None` if it is absent.

@@ -57,17 +57,19 @@ impl PartialEq for KeyFetcher {
 }
 
 /// Fetched keys.
-pub(super) struct FetchedKeys {
-    pub(super) keys: KeySet,
+pub(crate) struct FetchedKeys {
+    pub(crate) keys: KeySet,
     /// How long they are fresh.
-    pub(super) lifetime: Duration,
+    pub(crate) lifetime: Duration,
 }
 
 /// Why keys can't be fetched. A message contains no part of a response's body.
 #[derive(Debug, Error)]
-pub(super) enum FetchError {
+pub(crate) enum FetchError {
     #[error("{what} can't be fetched: {reason}")]
     Unreachable { what: &'static str, reason: String },
+    #[error("{what} can't be fetched: {reason}")]
+    Tls { what: &'static str, reason: String },
     #[error("{what} didn't arrive within {} s", FETCH_TIMEOUT.as_secs())]
     Timeout { what: &'static str },
     #[error("the answer to the request for {what} has the status {status}")]
@@ -156,10 +158,10 @@ impl KeyFetcher {
         }
         let unreachable = |error: &reqwest::Error| {
             if error.is_timeout() {
-                FetchError::Timeout { what }
-            } else {
-                FetchError::Unreachable { what, reason: innermost(error) }
+                return FetchError::Timeout { what };
             }
+            let (reason, is_tls) = innermost(error);
+            if is_tls { FetchError::Tls { what, reason } } else { FetchError::Unreachable { what, reason } }
         };
         let mut response = request.send().await.map_err(|error| unreachable(&error))?;
         if response.status() != http::StatusCode::OK {
@@ -211,13 +213,21 @@ fn client_builder() -> ClientBuilder {
         .user_agent(concat!("tokenmint/", env!("CARGO_PKG_VERSION")))
 }
 
-/// The innermost cause of an error, which has no address in it.
-fn innermost(error: &reqwest::Error) -> String {
+/// The innermost cause of an error, which has no address in it, and whether it is an error of TLS.
+fn innermost(error: &reqwest::Error) -> (String, bool) {
     let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
+    let mut is_tls = false;
+    loop {
+        // An error in an `io::Error` isn't its source: the source is that error's.
+        is_tls |= match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => inner.is::<rustls::Error>(),
+            None => cause.is::<rustls::Error>(),
+        };
+        match cause.source() {
+            Some(source) => cause = source,
+            None => return (cause.to_string(), is_tls),
+        }
     }
-    cause.to_string()
 }
 
 fn read_authorities(file: &UnverifiedPath) -> Result<Vec<u8>, String> {

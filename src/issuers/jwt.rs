@@ -22,7 +22,7 @@ pub struct UnverifiedJwt<'a> {
     pub(super) signed: &'a str,
     /// In base64url.
     pub(super) signature: &'a str,
-    header: Json,
+    pub(super) header: Json,
     pub(super) claims: Json,
 }
 
@@ -55,26 +55,40 @@ impl<'a> UnverifiedJwt<'a> {
         Ok(Self { signed, signature, header, claims })
     }
 
-    /// The algorithm of the header, once the header is checked.
+    /// # Errors
+    /// The token has critical extensions.
+    pub(super) fn check_critical(&self) -> Result<(), Refusal> {
+        if self.header.member("crit").is_some() { Err(Refusal::Critical) } else { Ok(()) }
+    }
+
+    /// # Errors
+    /// The token is of another type.
+    pub(super) fn check_type(&self) -> Result<(), Refusal> {
+        let Some(kind) = self.header.member("typ") else { return Ok(()) };
+        let Json::String(kind) = kind else { return Err(Refusal::Type) };
+        let kind = kind.to_ascii_lowercase();
+        let is_known = TYPES.contains(&kind.strip_prefix("application/").unwrap_or(&kind));
+        if is_known { Ok(()) } else { Err(Refusal::Type) }
+    }
+
+    /// # Errors
+    /// The token has a `kid` that isn't a string.
+    pub(super) fn check_key_id(&self) -> Result<(), Refusal> {
+        if self.header.member("kid").is_some() && self.kid().is_none() { Err(Refusal::KeyId) } else { Ok(()) }
+    }
+
+    /// The algorithm of the header.
     ///
     /// # Errors
-    /// The token has critical extensions, is of another type, or has no known algorithm. `none` isn't known.
+    /// The header has no known algorithm. `none` isn't known.
     pub(super) fn algorithm(&self) -> Result<Algorithm, Refusal> {
-        if self.header.member("crit").is_some() {
-            return Err(Refusal::Critical);
-        }
-        if let Some(kind) = self.header.member("typ") {
-            let Json::String(kind) = kind else { return Err(Refusal::Type) };
-            let kind = kind.to_ascii_lowercase();
-            if !TYPES.contains(&kind.strip_prefix("application/").unwrap_or(&kind)) {
-                return Err(Refusal::Type);
-            }
-        }
-        if self.header.member("kid").is_some() && self.kid().is_none() {
-            return Err(Refusal::KeyId);
-        }
         let algorithm = self.header.text("alg").ok_or(Refusal::Algorithm)?;
         Algorithm::from_str(algorithm).map_err(|_| Refusal::Algorithm)
+    }
+
+    /// A member of the header, or a claim. It isn't verified.
+    pub(crate) fn member(&self, name: &str, is_in_header: bool) -> Option<&Json> {
+        if is_in_header { self.header.member(name) } else { self.claims.member(name) }
     }
 
     pub(super) fn kid(&self) -> Option<&str> {

@@ -79,6 +79,16 @@ impl KeySet {
         Ok(Self { keys, is_secret: false })
     }
 
+    /// The number of usable keys.
+    pub(crate) const fn count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The `kid` of each key that has one.
+    pub(crate) fn kids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter_map(|key| key.kid.as_deref())
+    }
+
     pub(super) fn has_kid(&self, kid: &str) -> bool {
         self.find(kid).is_some()
     }

@@ -12,6 +12,7 @@ mod jwt;
 mod key_cache;
 mod key_set;
 mod refusal;
+mod rules;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,19 +20,21 @@ use std::sync::Arc;
 use secrecy::ExposeSecret as _;
 
 pub use claims::VerifiedClaims;
+pub(crate) use fetch::{FetchError, FetchedKeys};
 pub use jwt::UnverifiedJwt;
 pub use key_cache::KeyVersion;
+pub(crate) use key_set::{KeySet, KeySetError};
 pub use refusal::{Refusal, VerifyError};
+pub(crate) use rules::{IssuerRules, RuleResult};
 
 use crate::clock::{Clock, UnixTime};
 use crate::config::{Config, IssuerConfig, IssuerKeySource, Name, Problem};
 use crate::files::{MAX_FILE_SIZE, OpenedFile};
 use crate::metrics::Metrics;
-use claims::ClaimRules;
+use fetch::FetchKeys as _;
 use fetch::KeyFetcher;
 use jsonwebtoken::Algorithm;
 use key_cache::KeyCache;
-use key_set::KeySet;
 
 /// The issuers of a configuration.
 #[derive(Default)]
@@ -40,8 +43,7 @@ pub struct Issuers(BTreeMap<Name, Arc<Issuer>>);
 /// An issuer with its keys and the rules for its tokens.
 pub struct Issuer {
     pub name: Name,
-    rules: ClaimRules,
-    algorithms: Vec<Algorithm>,
+    rules: IssuerRules,
     keys: IssuerKeys,
     metrics: Arc<Metrics>,
 }
@@ -53,12 +55,34 @@ enum IssuerKeys {
 }
 
 /// The keys of an issuer as a configuration gives them, read and checked: the keys themselves, or how they are fetched.
-pub(crate) enum LoadedIssuerKeys {
+pub struct LoadedIssuerKeys(KeyOrigin);
+
+enum KeyOrigin {
     Fixed(KeySet),
     Fetched(Box<KeyFetcher>),
 }
 
 impl LoadedIssuerKeys {
+    const fn fixed(keys: KeySet) -> Self {
+        Self(KeyOrigin::Fixed(keys))
+    }
+
+    /// The keys; `None` if they must be fetched.
+    pub(crate) const fn without_fetch(&self) -> Option<&KeySet> {
+        match &self.0 {
+            KeyOrigin::Fixed(keys) => Some(keys),
+            KeyOrigin::Fetched(_) => None,
+        }
+    }
+
+    /// Fetches the keys once. `None` if they need no fetch.
+    pub(crate) async fn fetch(&self) -> Option<Result<FetchedKeys, FetchError>> {
+        match &self.0 {
+            KeyOrigin::Fixed(_) => None,
+            KeyOrigin::Fetched(fetcher) => Some(fetcher.fetch().await),
+        }
+    }
+
     /// Reads the files that `[issuers.NAME]` names.
     ///
     /// # Errors
@@ -67,7 +91,7 @@ impl LoadedIssuerKeys {
         let algorithms: Vec<Algorithm> = issuer.algorithms.iter().map(|algorithm| algorithm.0).collect();
         match &issuer.keys {
             IssuerKeySource::Secret(secret) => {
-                Ok(Self::Fixed(KeySet::of_secret(secret.expose_secret().as_bytes())))
+                Ok(Self::fixed(KeySet::of_secret(secret.expose_secret().as_bytes())))
             }
             IssuerKeySource::File(path) => {
                 let read = OpenedFile::open(path.as_path()).and_then(|file| file.read(MAX_FILE_SIZE));
@@ -77,10 +101,10 @@ impl LoadedIssuerKeys {
                         .map_err(|error| format!("holds no usable JWKS: it {error}"))
                 });
                 let field = format!("issuers.{}.jwks_file", issuer.name);
-                keys.map(Self::Fixed).map_err(|message| Problem::new(field, path, message))
+                keys.map(Self::fixed).map_err(|message| Problem::new(field, path, message))
             }
             IssuerKeySource::Fetched(fetch) => KeyFetcher::new(fetch, issuer.issuer.as_str(), algorithms)
-                .map(|fetcher| Self::Fetched(Box::new(fetcher)))
+                .map(|fetcher| Self(KeyOrigin::Fetched(Box::new(fetcher))))
                 .map_err(|message| {
                     let ca_file = fetch.ca_file.as_ref().map(ToString::to_string).unwrap_or_default();
                     Problem::new(format!("issuers.{}.ca_file", issuer.name), ca_file, message)
@@ -102,14 +126,13 @@ impl Issuers {
         metrics: &Arc<Metrics>,
         previous: Option<&Self>,
     ) -> Self {
-        // An error means that it is installed already.
-        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+        install_crypto_provider();
         let issuer = |issuer: &IssuerConfig| {
             let keys =
                 keys.remove(&issuer.name).expect("the keys of each issuer are loaded with the configuration");
-            let keys = match keys {
-                LoadedIssuerKeys::Fixed(keys) => IssuerKeys::Fixed(keys),
-                LoadedIssuerKeys::Fetched(fetcher) => {
+            let keys = match keys.0 {
+                KeyOrigin::Fixed(keys) => IssuerKeys::Fixed(keys),
+                KeyOrigin::Fetched(fetcher) => {
                     let kept = previous.and_then(|previous| previous.key_cache(&issuer.name));
                     let kept = kept.filter(|kept| *kept.fetcher() == *fetcher).cloned();
                     let name = issuer.name.clone();
@@ -119,8 +142,7 @@ impl Issuers {
             };
             let issuer = Issuer {
                 name: issuer.name.clone(),
-                rules: ClaimRules::new(issuer),
-                algorithms: issuer.algorithms.iter().map(|algorithm| algorithm.0).collect(),
+                rules: IssuerRules::new(issuer),
                 keys,
                 metrics: metrics.clone(),
             };
@@ -163,6 +185,12 @@ impl Issuers {
     }
 }
 
+/// Installs the provider of jsonwebtoken. It must not depend on the features of other crates.
+pub(crate) fn install_crypto_provider() {
+    // An error means that it is installed already.
+    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+}
+
 impl Issuer {
     /// Whether `iss` of the token is this issuer's.
     pub(crate) fn issued(&self, jwt: &UnverifiedJwt<'_>) -> bool {
@@ -197,11 +225,7 @@ impl Issuer {
     }
 
     async fn check(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<UnixTime, VerifyError> {
-        let algorithm = jwt.algorithm()?;
-        if !self.algorithms.contains(&algorithm) {
-            return Err(Refusal::Algorithm.into());
-        }
-        let valid_until = self.rules.check(jwt, now)?;
+        let (algorithm, valid_until) = self.rules.check(jwt, now)?;
         match &self.keys {
             IssuerKeys::Fixed(keys) => keys.verify(jwt, algorithm)?,
             IssuerKeys::Fetched(cache) => cache.keys_for(jwt.kid()).await?.verify(jwt, algorithm)?,

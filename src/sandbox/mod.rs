@@ -9,6 +9,7 @@
 mod bodies;
 mod control;
 mod data;
+mod demo_issuer;
 mod fault_injection;
 mod faults;
 mod jwt;
@@ -30,6 +31,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
+pub(crate) use demo_issuer::DemoIssuer;
 pub use faults::{Fault, FaultKind, FaultTarget};
 pub use keyset::upload_key;
 pub use org::{ConnectedApp, Deployment, KeySource, OnFailure, Org, Settings};

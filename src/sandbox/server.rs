@@ -31,7 +31,15 @@ pub async fn serve(listener: TcpListener, sandbox: Sandbox, stop: CancellationTo
     if !listener.local_addr()?.ip().is_loopback() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the sandbox listens on loopback only"));
     }
-    let router = sandbox.router();
+    serve_router(listener, sandbox.router(), stop).await
+}
+
+/// Serves `router` on `listener` until `stop`.
+pub(super) async fn serve_router(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) -> io::Result<()> {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -230,6 +230,7 @@ fn examined(set: &Set, configured: Option<&(Config, KeyRing)>) -> [bool; 2] {
         let configured = configured.map_or_else(ConfigView::default, |(config, ring)| ConfigView {
             config: Some(config),
             ring: Some(ring),
+            issuer_keys: None,
             problems: &[],
             warnings: config.warnings.iter().chain(&ring.warnings).collect(),
         });

@@ -370,9 +370,11 @@ async fn what_dev_prints_can_be_pasted() {
     let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let text: Vec<String> =
         lines.map_while(Result::ok).take_while(|line| !line.starts_with("Stop")).collect();
+    let line = |needle: &str| {
+        text.iter().find(|line| line.starts_with("curl") && line.contains(needle)).expect(needle)
+    };
     let pasted = |needle: &str| -> Value {
-        let command =
-            text.iter().find(|line| line.starts_with("curl") && line.contains(needle)).expect(needle);
+        let command = line(needle);
         let output = std::process::Command::new("bash").args(["-c", command]).output().expect("a shell");
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {command}"))
     };
@@ -394,6 +396,14 @@ async fn what_dev_prints_can_be_pasted() {
         messaging["subject"].as_str().is_some_and(|subject| subject.ends_with("/uid:user-1")),
         "{messaging}"
     );
+    // The JWT of a workload in the place of the API key, and the JWT of a user in the place of `sub`.
+    for needle in ["Authorization: Bearer ey", "subject_token"] {
+        let token = pasted(needle)["token"].clone();
+        assert_eq!(verified(token.as_str().expect("a token"), &set)["sub"], "user-1", "{needle}");
+        let jwt = line(needle).split(['\'', '"', ' ']).find(|word| word.starts_with("ey")).expect("a JWT");
+        let (_, claims) = unverified(jwt);
+        assert_eq!(claims["exp"].as_i64(), claims["iat"].as_i64().map(|issued_at| issued_at + 3_600));
+    }
     child.kill().expect("a child of ours");
     let _ = child.wait();
     let ran = Workspace::bare().run(&["dev", "--listen", "0.0.0.0:0"]);

@@ -1,6 +1,7 @@
 //! The catalogue of all checks ([`CheckSpec`]), in the order in which a person would look for faults. The functions are in
 //! [`checks`](super::checks).
 
+mod issuers;
 mod keys;
 mod online;
 mod profiles;
@@ -11,7 +12,7 @@ use super::check_spec::CheckSpec;
 pub(crate) use tokens::SIGNATURE_CHECKS;
 
 const GROUPS: &[&[CheckSpec]] =
-    &[profiles::CHECKS, keys::CHECKS, published::CHECKS, tokens::CHECKS, online::CHECKS];
+    &[profiles::CHECKS, keys::CHECKS, published::CHECKS, tokens::CHECKS, issuers::CHECKS, online::CHECKS];
 
 const COUNT: usize = {
     let (mut count, mut group) = (0, 0);

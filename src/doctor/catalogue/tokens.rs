@@ -7,15 +7,15 @@ use crate::doctor::check_spec::{CheckSpec, Requirement};
 use crate::doctor::checks::{assertions, hs256, signatures, tokens};
 
 /// The checks by which a token's signature is verified.
-pub(crate) const SIGNATURE_CHECKS: &[&str] = &["token-signature", "intercom-secret"];
+pub(crate) const SIGNATURE_CHECKS: &[&str] = &["token-signature", "intercom-secret", "incoming-signature"];
 
 pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "token-kind",
         title: "It is clear what a token is for",
         symptom: "a token is judged by the rules of another kind",
-        question: "Is it an identity token, an assertion, or Intercom's?",
-        fix: "say what it is for: --as identity, --as assertion or --as intercom",
+        question: "Is it an identity token, an assertion, Intercom's, or one of another issuer that this service receives?",
+        fix: "say what it is for: --as identity, --as assertion, --as intercom or --as incoming",
         source: Own,
         online: false,
         requires: Requirement::Token,

@@ -4,6 +4,8 @@
 pub(super) mod assertions;
 mod audience;
 pub(super) mod hs256;
+pub(super) mod incoming;
+pub(super) mod issuers;
 pub(super) mod keys;
 pub(super) mod online;
 pub(super) mod profiles;

@@ -27,7 +27,7 @@ fn exchange_results<'a>(
 ) -> impl Iterator<Item = (&'a str, &'a Result<String, ExchangeError>)> {
     input.probe_results.iter().flatten().filter_map(|answer| match answer {
         ProbeResult::Exchange { profile, result, .. } => Some((profile.as_str(), result)),
-        ProbeResult::Jwks(_) => None,
+        ProbeResult::Jwks(_) | ProbeResult::IssuerKeys(_) => None,
     })
 }
 
@@ -146,7 +146,7 @@ pub(crate) fn clock(input: &CheckInput<'_>) -> Observations {
         .map(|fetched| (fetched.url.as_str(), fetched.reply.as_ref().ok().and_then(|reply| reply.skew)));
     let of_exchanges = input.probe_results.iter().flatten().filter_map(|answer| match answer {
         ProbeResult::Exchange { profile, skew, .. } => Some((profile.as_str(), *skew)),
-        ProbeResult::Jwks(_) => None,
+        ProbeResult::Jwks(_) | ProbeResult::IssuerKeys(_) => None,
     });
     of_jwks
         .chain(of_exchanges)
@@ -286,7 +286,7 @@ fn unprobed_profiles(input: &CheckInput<'_>) -> Observations {
     let Some(probe_results) = &input.probe_results else { return Vec::new() };
     if probe_results.is_empty() {
         let seen = "nothing was asked: no configuration loads that has `url` in [server.public], an \
-                    [identity.NAME.messaging] or an [oauth.NAME]";
+                    [identity.NAME.messaging], an [oauth.NAME], or an [issuers.NAME] with keys to fetch";
         return vec![
             Observation::warn("--online", seen)
                 .with_advice("name the configuration by --config, and set what the message names"),

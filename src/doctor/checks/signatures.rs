@@ -18,7 +18,7 @@ pub(crate) fn token_algorithm(input: &CheckInput<'_>) -> Observations {
             };
             let allowed = match purpose {
                 Purpose::Assertion => alg == "RS256",
-                Purpose::Identity | Purpose::Hs256(_) => matches!(alg, "RS256" | "RS512"),
+                Purpose::Identity | Purpose::Hs256(_) | Purpose::Incoming => matches!(alg, "RS256" | "RS512"),
             };
             if !allowed {
                 let seen = format!("its `alg` is {}; Salesforce takes RS256", escape_and_truncate(alg));
@@ -87,7 +87,9 @@ pub(crate) fn token_signature(input: &CheckInput<'_>) -> Observations {
             Purpose::Assertion => {
                 judge_signature(input, token, parts, purpose).with_question(ASSERTION_QUESTION)
             }
-            Purpose::Identity | Purpose::Hs256(_) => judge_signature(input, token, parts, purpose),
+            Purpose::Identity | Purpose::Hs256(_) | Purpose::Incoming => {
+                judge_signature(input, token, parts, purpose)
+            }
         })
         .collect()
 }
@@ -153,7 +155,7 @@ fn judge_signature(
     let rejected = Observation::fail(about, seen);
     match purpose {
         Purpose::Assertion => rejected.with_advice(ASSERTION_FIX),
-        Purpose::Identity | Purpose::Hs256(_) => rejected,
+        Purpose::Identity | Purpose::Hs256(_) | Purpose::Incoming => rejected,
     }
 }
 

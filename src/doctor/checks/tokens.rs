@@ -27,7 +27,11 @@ const YEAR: i64 = 365 * 86_400;
 pub(super) const SALESFORCE_TOKENS: &[Purpose] = &[Purpose::Identity, Purpose::Assertion];
 pub(super) const IDENTITY_TOKENS: &[Purpose] = &[Purpose::Identity];
 pub(super) const ASSERTIONS: &[Purpose] = &[Purpose::Assertion];
-const ALL_PURPOSES: &[Purpose] = Purpose::ALL;
+/// All tokens that tokenmint mints. The rules of their issuer judge the others.
+const MINTED_TOKENS: &[Purpose] = match Purpose::ALL.split_last() {
+    Some((Purpose::Incoming, minted)) => minted,
+    _ => panic!("`Incoming` is the last purpose"),
+};
 
 /// Reports the purpose of each token, and the reason.
 pub(crate) fn token_kind(input: &CheckInput<'_>) -> Observations {
@@ -122,7 +126,7 @@ pub(crate) fn token_claims(input: &CheckInput<'_>) -> Observations {
         .map(|(token, parts, purpose)| {
             let required: &[&str] = match purpose {
                 Purpose::Assertion => &["iss", "sub", "aud", "exp"],
-                Purpose::Identity | Purpose::Hs256(_) => &["sub", "iss", "exp"],
+                Purpose::Identity | Purpose::Hs256(_) | Purpose::Incoming => &["sub", "iss", "exp"],
             };
             let doubled = [&parts.header, &parts.claims].into_iter().filter_map(Json::duplicate_key);
             let mut faults: Vec<String> =
@@ -222,7 +226,7 @@ fn suspicious_issuer(about: &str, iss: &str) -> Option<Observation> {
 pub(crate) fn token_expiry(input: &CheckInput<'_>) -> Observations {
     let now = input.now;
     input
-        .tokens_for(ALL_PURPOSES)
+        .tokens_for(MINTED_TOKENS)
         .filter_map(|(token, parts, purpose)| {
             let about = &token.about;
             let exp = parts.claim_value("exp")?;
@@ -277,7 +281,7 @@ fn hours_behind(parts: &JwtParts, now: UnixTime) -> Option<i64> {
 
 pub(crate) fn token_not_yet(input: &CheckInput<'_>) -> Observations {
     input
-        .tokens_for(ALL_PURPOSES)
+        .tokens_for(MINTED_TOKENS)
         .map(|(token, parts, purpose)| {
             let about = &token.about;
             let (mut faults, mut unquoted) = (Vec::new(), Vec::new());
@@ -300,7 +304,7 @@ pub(crate) fn token_not_yet(input: &CheckInput<'_>) -> Observations {
             if unquoted.is_empty() {
                 return match purpose {
                     Purpose::Hs256(_) => seen.with_advice("set the clock of the token's maker (NTP)"),
-                    Purpose::Identity | Purpose::Assertion => seen,
+                    Purpose::Identity | Purpose::Assertion | Purpose::Incoming => seen,
                 };
             }
             seen.with_advice(format!(
@@ -312,7 +316,7 @@ pub(crate) fn token_not_yet(input: &CheckInput<'_>) -> Observations {
 }
 
 pub(crate) fn lifetime(input: &CheckInput<'_>) -> Observations {
-    let tokens = input.tokens_for(ALL_PURPOSES).filter_map(|(token, parts, purpose)| {
+    let tokens = input.tokens_for(MINTED_TOKENS).filter_map(|(token, parts, purpose)| {
         let about = &token.about;
         let exp = parts.numeric_date("exp")?;
         let life = match (parts.numeric_date("iat"), purpose) {
@@ -334,7 +338,7 @@ pub(crate) fn lifetime(input: &CheckInput<'_>) -> Observations {
         match (purpose, life) {
             (Purpose::Assertion, Some(life)) => Some(assertion_lifetime(about, life)),
             (Purpose::Identity, Some(life)) => Some(check_lifetime(token.about.clone(), life)),
-            (Purpose::Hs256(_), _) => None,
+            (Purpose::Hs256(_) | Purpose::Incoming, _) => None,
             (_, None) => Some(Observation::skipped(
                 about,
                 "it has no `iat` that is a number, so its lifetime is unknown",

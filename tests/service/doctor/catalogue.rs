@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tokenmint::doctor::CHECKS;
 
-use super::{configuration, keys, online, published, tokens};
+use super::{configuration, issuers, keys, online, published, tokens};
 
 /// The thirty failures in Salesforce's pages and field reports, each with the check that finds it.
 const REPORTED: [(&str, &str); 30] = [
@@ -62,7 +62,8 @@ const ASKED: [(&str, &str); 17] = [
 ];
 
 fn tested() -> BTreeSet<&'static str> {
-    let all = [keys::CASES, published::CASES, tokens::CASES, configuration::CASES, online::CASES];
+    let all =
+        [keys::CASES, published::CASES, tokens::CASES, issuers::CASES, configuration::CASES, online::CASES];
     all.into_iter().flatten().copied().collect()
 }
 

@@ -20,6 +20,7 @@ mod catalogue;
 mod configuration;
 mod forms;
 mod healthy;
+mod issuers;
 mod keys;
 mod online;
 mod published;

@@ -37,7 +37,7 @@ pub struct IssuerKey {
 }
 
 impl IssuerKey {
-    fn new(algorithm: Algorithm) -> Self {
+    pub fn new(algorithm: Algorithm) -> Self {
         let pair = match algorithm {
             Algorithm::ES256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256),
             Algorithm::ES384 => KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384),

@@ -43,7 +43,7 @@ pub(super) async fn messaging_access_token(
     let grant = authenticated.caller.identity.select(fields.string("profile")?.as_deref())?;
     let claims = grant.claims(fields.object("claims")?)?;
     let rejected = fields.secret("rejected_token")?;
-    let request = AccessRequest { grant, subject: Some(("sub", &requested.subject)), mints: false };
+    let request = AccessRequest { grant, subject: Some(("sub", &requested)), mints: false };
     let authorized = authorize(&state, &authenticated, &request)?;
     if authorized.profile().messaging.is_none() {
         let message = "names a profile without [identity.NAME.messaging], so its tokens can't be exchanged: add that section, \

@@ -15,17 +15,16 @@ use crate::traces::SpanAttribute;
 pub(super) struct AccessRequest<'a, G> {
     pub(crate) grant: &'a G,
     /// The subject, with the name of its field in the request. `None` for OAuth profiles, whose user the configuration sets.
-    pub(crate) subject: Option<(&'static str, &'a Subject)>,
+    pub(crate) subject: Option<(&'static str, &'a RequestedSubject)>,
     /// Whether the request always mints a new token. If so, and if it has a subject, the subject's own rate limit applies.
     pub(crate) mints: bool,
 }
 
 /// Finds out whom a request is for, by its fields `field` and `subject_token`.
 ///
-/// In audit mode, a missing or refused `subject_token` is logged and doesn't reject the request.
-///
 /// # Errors
-/// A field is missing or invalid, or the token can't be verified.
+/// A field is missing or invalid, or the token is refused or can't be verified. In audit mode, a request that names its subject isn't
+/// rejected for its token.
 pub(super) async fn requested_subject(
     state: &AppState,
     authenticated: &AuthenticatedCaller,
@@ -33,21 +32,7 @@ pub(super) async fn requested_subject(
     field: &'static str,
 ) -> Result<RequestedSubject, ApiError> {
     let (named, token) = (fields.string(field)?, fields.secret("subject_token")?);
-    let requested =
-        authenticated.caller.requested_subject(field, named, token.as_ref(), state.clock.now()).await?;
-    if let Some(violation) = &requested.audit_violation {
-        tracing::warn!(
-            target: AUDIT_TARGET,
-            request_id = authenticated.scope.id(),
-            trace_id = authenticated.scope.trace_id(),
-            caller = %authenticated.caller.name,
-            subject_hmac = state.audit.subject_hmac(&requested.subject).as_str(),
-            rule = PolicyRule::SubjectToken.as_str(),
-            reason = %violation,
-            "would be refused"
-        );
-    }
-    Ok(requested)
+    Ok(authenticated.caller.resolve_subject(field, named, token.as_ref(), &*state.clock).await?)
 }
 
 /// Checks `request` against the policy, and against the subject's rate limit if the request has a subject and always mints.
@@ -62,7 +47,8 @@ pub(super) fn authorize<'a, G: Permission>(
     authenticated: &AuthenticatedCaller,
     request: &AccessRequest<'a, G>,
 ) -> Result<Authorized<'a, G>, ApiError> {
-    let &AccessRequest { grant, subject, mints } = request;
+    let &AccessRequest { grant, subject: requested, mints } = request;
+    let subject = requested.map(|(field, requested)| (field, &requested.subject));
     authenticated.trace().set_attribute(SpanAttribute::Profile(grant.name()));
     let now = state.clock.monotonic();
     let caller = &authenticated.caller;
@@ -82,7 +68,7 @@ pub(super) fn authorize<'a, G: Permission>(
     }
     let rule = violation.filter(|_| let_through).and_then(|violation| violation.rule());
     if let (Some(rule), Some((_, subject))) = (rule, subject) {
-        log_audit_only_violation(state, authenticated, grant.name(), subject, rule);
+        log_audit_only_violation(state, authenticated, grant.name(), subject, rule, None);
     }
     let authorized = authorized.map_err(|violation| match violation {
         Violation::Allow => ApiError::Denied { denied: Denied::NotAllowed, field: "profile" },
@@ -97,6 +83,14 @@ pub(super) fn authorize<'a, G: Permission>(
             }
         }
     })?;
+    if let Some((_, requested)) = requested
+        && let Some(violation) = &requested.audit_violation
+    {
+        caller.count_subject_token_violation();
+        let reason = violation.to_string();
+        let (subject, rule) = (&requested.subject, PolicyRule::SubjectToken);
+        log_audit_only_violation(state, authenticated, grant.name(), subject, rule, Some(&reason));
+    }
     if let Some((_, subject)) = subject.filter(|_| mints) {
         check_subject_rate_limit(state, authenticated, grant.name(), subject)?;
     }
@@ -110,6 +104,7 @@ fn log_audit_only_violation(
     profile: &ProfileName,
     subject: &Subject,
     rule: PolicyRule,
+    reason: Option<&str>,
 ) {
     tracing::warn!(
         target: AUDIT_TARGET,
@@ -119,6 +114,7 @@ fn log_audit_only_violation(
         %profile,
         subject_hmac = state.audit.subject_hmac(subject).as_str(),
         rule = rule.as_str(),
+        reason,
         "would be refused"
     );
 }

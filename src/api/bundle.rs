@@ -32,7 +32,7 @@ pub(super) async fn bundle(
         wake_another_thread();
     }
     let claims = claims_per_entry(entries, fields.objects("claims")?)?;
-    let request = AccessRequest { grant, subject: Some(("sub", &requested.subject)), mints: true };
+    let request = AccessRequest { grant, subject: Some(("sub", &requested)), mints: true };
     let authorized = authorize(&state, &authenticated, &request)?;
     let entries: Vec<_> = authorized.entries().collect();
 

@@ -99,7 +99,7 @@ impl From<JwtError> for ApiError {
     fn from(error: JwtError) -> Self {
         match error {
             JwtError::Refused { .. } => Self::InvalidClient,
-            JwtError::KeysUnavailable { retry_after, .. } => Self::IssuerUnavailable { retry_after },
+            JwtError::KeysUnavailable { retry_after } => Self::IssuerUnavailable { retry_after },
         }
     }
 }

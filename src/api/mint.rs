@@ -30,7 +30,7 @@ pub(super) async fn identity_token(
     let grant = authenticated.caller.identity.select(fields.string("profile")?.as_deref())?;
     let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.claims(fields.object("claims")?)?;
-    let request = AccessRequest { grant, subject: Some(("sub", &requested.subject)), mints: true };
+    let request = AccessRequest { grant, subject: Some(("sub", &requested)), mints: true };
     let authorized = authorize(&state, &authenticated, &request)?;
 
     let now = state.clock.now();
@@ -87,7 +87,7 @@ async fn mint_hs256(
     let grant = authenticated.caller.hs256[&kind].select(fields.string("profile")?.as_deref())?;
     let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.claims(fields.object("claims")?)?;
-    let request = AccessRequest { grant, subject: Some((user, &requested.subject)), mints: true };
+    let request = AccessRequest { grant, subject: Some((user, &requested)), mints: true };
     let authorized = authorize(state, authenticated, &request)?;
 
     let now = state.clock.now();

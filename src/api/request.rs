@@ -84,7 +84,7 @@ async fn authenticate_bearer(
     };
     // Verification may wait for keys, so it holds the snapshot itself and not a guard.
     let snapshot = state.snapshot.load_full();
-    match snapshot.callers.by_jwt(credential, digest, now).await {
+    match snapshot.callers.by_jwt(credential, digest, &*state.clock).await {
         Ok((how, caller)) => Ok((how, caller.clone())),
         Err(error) => {
             if let JwtError::Refused { issuer, refusal } = &error

@@ -1,23 +1,27 @@
 //! Authentication of callers by JWTs of their platform, for example the token of a Kubernetes service account.
 //!
-//! A verified JWT is remembered by its SHA-256 until it ends. So a page load costs a hash and a lookup instead of a verification
-//! (18 to 60 microseconds). Newly fetched keys of the issuer end that, so a token whose key is gone is refused. A reload starts
-//! with an empty memory.
+//! A verified JWT is cached by its SHA-256 until it ends. So a page load costs a hash and a lookup instead of a verification
+//! (18 to 60 microseconds). Other keys of the issuer end that, so a token whose key is gone is refused. A reload starts
+//! with an empty cache.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
+use prometheus::IntCounterVec;
 use thiserror::Error;
 
 use super::rate_limit::TokenBucket;
-use crate::clock::UnixTime;
+use crate::clock::{Clock, UnixTime};
 use crate::config::{CallerConfig, CallerJwtConfig, Name, RateLimit};
-use crate::issuers::{Issuer, Issuers, KeyVersion, Refusal, UnverifiedJwt, VerifiedClaims, VerifyError};
+use crate::issuers::{
+    Issuers, KeyVersion, Refusal, TrustedIssuer, UnverifiedJwt, VerifiedClaims, VerifyError,
+};
+use crate::metrics::Metrics;
 
-/// The largest number of remembered JWTs.
-const MAX_REMEMBERED: u64 = 10_000;
+/// The largest number of cached JWTs.
+const MAX_VERIFIED: u64 = 10_000;
 /// The rate of log lines about refused JWTs. Metrics count all of them.
 const MAX_LOG_RATE: RateLimit = RateLimit { requests: 1, window: Duration::from_secs(1), burst: 20 };
 
@@ -26,33 +30,34 @@ const MAX_LOG_RATE: RateLimit = RateLimit { requests: 1, window: Duration::from_
 pub(crate) enum JwtError {
     #[error("the JWT {refusal}")]
     Refused {
-        /// The name of the issuer in the configuration; `None` if it has none with this `iss`.
+        /// The name of the issuer in the configuration; `None` if it has none with this `iss`, or if the JWT can't be parsed.
         issuer: Option<Name>,
         refusal: Refusal,
     },
-    /// The keys that decide aren't available.
-    #[error("the keys of the issuer `{issuer}` aren't available")]
-    KeysUnavailable { issuer: Name, retry_after: Duration },
+    #[error("the keys that would verify the JWT aren't available")]
+    KeysUnavailable { retry_after: Duration },
 }
 
 /// The issuers of callers' JWTs, and the JWTs that were verified.
 pub(super) struct JwtCredentials {
     issuers: Vec<CallerIssuer>,
     /// By SHA-256 of the JWT.
-    remembered: Cache<[u8; 32], RememberedJwt>,
+    verified: Cache<[u8; 32], VerifiedJwt>,
+    /// Counts refused JWTs, by issuer and rule.
+    refusals: IntCounterVec,
     /// Limits the log lines about refused JWTs, because anybody can send one.
     log_limit: TokenBucket,
 }
 
 /// An issuer, with the callers that authenticate with its JWTs.
 struct CallerIssuer {
-    issuer: Arc<Issuer>,
+    issuer: Arc<TrustedIssuer>,
     callers: Vec<(u32, BTreeMap<String, Vec<String>>)>,
 }
 
 /// The result of a verification.
 #[derive(Clone, Copy)]
-struct RememberedJwt {
+struct VerifiedJwt {
     caller: u32,
     /// The index of its issuer.
     issuer: usize,
@@ -64,7 +69,11 @@ struct RememberedJwt {
 impl JwtCredentials {
     /// # Panics
     /// If `issuers` doesn't belong to the same configuration.
-    pub(super) fn new<'a>(callers: impl Iterator<Item = &'a CallerConfig>, issuers: &Issuers) -> Self {
+    pub(super) fn new<'a>(
+        callers: impl Iterator<Item = &'a CallerConfig>,
+        issuers: &Issuers,
+        metrics: &Metrics,
+    ) -> Self {
         let mut of_issuer: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (index, caller) in (0..).zip(callers) {
             if let Some(CallerJwtConfig { issuer, claims }) = &caller.jwt {
@@ -80,7 +89,8 @@ impl JwtCredentials {
         };
         Self {
             issuers: of_issuer.into_iter().map(with_callers).collect(),
-            remembered: Cache::new(MAX_REMEMBERED),
+            verified: Cache::new(MAX_VERIFIED),
+            refusals: metrics.issuer_refusals.clone(),
             log_limit: TokenBucket::default(),
         }
     }
@@ -95,12 +105,12 @@ impl JwtCredentials {
         !self.issuers.is_empty() && UnverifiedJwt::has_form(credential)
     }
 
-    /// Finds the caller of a JWT that was verified before.
-    pub(super) fn find_remembered(&self, digest: &[u8; 32], now: UnixTime) -> Option<u32> {
+    /// Finds the caller of a JWT that was verified before, unless the JWT has ended or its issuer has other keys now.
+    pub(super) fn find_verified(&self, digest: &[u8; 32], now: UnixTime) -> Option<u32> {
         if self.issuers.is_empty() {
             return None;
         }
-        let RememberedJwt { caller, issuer, version, valid_until } = self.remembered.get(digest)?;
+        let VerifiedJwt { caller, issuer, version, valid_until } = self.verified.get(digest)?;
         let keys = self.issuers[issuer].issuer.key_version();
         (now < valid_until && keys == Some(version)).then_some(caller)
     }
@@ -113,31 +123,40 @@ impl JwtCredentials {
         &self,
         credential: &[u8],
         digest: [u8; 32],
-        now: UnixTime,
+        clock: &dyn Clock,
     ) -> Result<u32, JwtError> {
-        let refused = |refusal| JwtError::Refused { issuer: None, refusal };
-        let text = std::str::from_utf8(credential).map_err(|_| refused(Refusal::Form))?;
-        let jwt = UnverifiedJwt::parse(text).map_err(refused)?;
-        let mut failure = refused(Refusal::Issuer);
+        let of_no_issuer = |refusal: Refusal| {
+            self.refusals.with_label_values(&["", refusal.rule()]).inc();
+            JwtError::Refused { issuer: None, refusal }
+        };
+        let text = std::str::from_utf8(credential).map_err(|_| of_no_issuer(Refusal::Form))?;
+        let jwt = UnverifiedJwt::parse(text).map_err(of_no_issuer)?;
         // Two clusters can have the same `iss`, with other keys. So each is tried, the one that has the token's key first.
         let mut candidates: Vec<(usize, &CallerIssuer)> =
-            self.issuers.iter().enumerate().filter(|(_, with)| with.issuer.issued(&jwt)).collect();
+            self.issuers.iter().enumerate().filter(|(_, with)| with.issuer.matches_iss(&jwt)).collect();
         candidates.sort_by_key(|(_, with)| !with.issuer.has_key_of(&jwt));
-        for (index, with) in candidates {
-            let name = || with.issuer.name.clone();
-            match self.verify_with(index, &jwt, digest, now).await {
+        let mut failure = None;
+        for (index, candidate) in candidates {
+            let issuer = || candidate.issuer.name.clone();
+            let error = match self.verify_with(index, &jwt, digest, clock).await {
                 Ok(caller) => return Ok(caller),
+                Err(error) => error,
+            };
+            match error {
+                // The token is the issuer's, so no other issuer verifies it.
+                VerifyError::Refused(refusal @ Refusal::CallerClaims) => {
+                    return Err(JwtError::Refused { issuer: Some(issuer()), refusal });
+                }
+                VerifyError::Refused(refusal) => {
+                    failure.get_or_insert_with(|| JwtError::Refused { issuer: Some(issuer()), refusal });
+                }
                 // It isn't known that the token is bad, even if another issuer refuses it.
-                Err(VerifyError::KeysUnavailable { retry_after }) => {
-                    failure = JwtError::KeysUnavailable { issuer: name(), retry_after };
+                VerifyError::KeysUnavailable { retry_after } => {
+                    failure = Some(JwtError::KeysUnavailable { retry_after });
                 }
-                Err(VerifyError::Refused(refusal)) if matches!(failure, JwtError::Refused { .. }) => {
-                    failure = JwtError::Refused { issuer: Some(name()), refusal };
-                }
-                Err(VerifyError::Refused(_)) => {}
             }
         }
-        Err(failure)
+        Err(failure.unwrap_or_else(|| of_no_issuer(Refusal::Issuer)))
     }
 
     /// Verifies a JWT with the issuer of this index, finds its caller, and remembers both.
@@ -146,20 +165,16 @@ impl JwtCredentials {
         index: usize,
         jwt: &UnverifiedJwt<'_>,
         digest: [u8; 32],
-        now: UnixTime,
+        clock: &dyn Clock,
     ) -> Result<u32, VerifyError> {
         let CallerIssuer { issuer, callers } = &self.issuers[index];
-        // Taken before, so that keys that are fetched meanwhile aren't credited with this verification.
-        let version = issuer.key_version();
-        let claims = issuer.verify(jwt, now).await?;
+        let claims = issuer.verify(jwt, clock).await?;
         let caller = find_caller(callers, &claims).ok_or_else(|| {
             issuer.count_refusal(Refusal::CallerClaims.rule());
             Refusal::CallerClaims
         })?;
-        if let Some(version) = version {
-            let valid_until = claims.valid_until;
-            self.remembered.insert(digest, RememberedJwt { caller, issuer: index, version, valid_until });
-        }
+        let (version, valid_until) = (claims.key_version, claims.valid_until);
+        self.verified.insert(digest, VerifiedJwt { caller, issuer: index, version, valid_until });
         Ok(caller)
     }
 }

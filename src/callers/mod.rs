@@ -34,7 +34,7 @@ pub(crate) use subject_token::{RequestedSubject, SubjectError, parse_subject};
 use subject_token::{SubjectFields, SubjectTokenRule};
 pub(crate) use violation::{PolicyRule, Violation};
 
-use crate::clock::UnixTime;
+use crate::clock::{Clock, UnixTime};
 use crate::config::{self, Config, Hs256Kind, Name, PolicyMode, ProfileKind, RateLimit, SubjectPattern};
 use crate::hash::sha256;
 use crate::issuers::Issuers;
@@ -111,7 +111,7 @@ impl Callers {
         };
         Self {
             credentials: Credentials::of(config.callers.values()),
-            jwts: JwtCredentials::new(config.callers.values(), issuers),
+            jwts: JwtCredentials::new(config.callers.values(), issuers, metrics),
             all: config.callers.values().map(caller).collect(),
         }
     }
@@ -144,7 +144,7 @@ impl Callers {
         if let Some(index) = self.credentials.by_api_key_digest(&digest) {
             return BearerLookup::Caller("api_key", self.caller(index));
         }
-        match self.jwts.find_remembered(&digest, now) {
+        match self.jwts.find_verified(&digest, now) {
             Some(index) => BearerLookup::Caller(JWT_CREDENTIAL, self.caller(index)),
             None if self.jwts.is_jwt(credential) => BearerLookup::UnverifiedJwt(digest),
             None => BearerLookup::Unknown,
@@ -159,9 +159,9 @@ impl Callers {
         &self,
         jwt: &[u8],
         digest: [u8; 32],
-        now: UnixTime,
+        clock: &dyn Clock,
     ) -> Result<(&'static str, &Arc<Caller>), JwtError> {
-        let index = self.jwts.authenticate(jwt, digest, now).await?;
+        let index = self.jwts.authenticate(jwt, digest, clock).await?;
         Ok((JWT_CREDENTIAL, self.caller(index)))
     }
 
@@ -261,23 +261,24 @@ impl Caller {
     ///
     /// # Errors
     /// A field is missing or invalid, the token is refused, or its issuer's keys aren't available.
-    pub(crate) async fn requested_subject(
+    pub(crate) async fn resolve_subject(
         &self,
         field: &'static str,
         named: Option<String>,
         token: Option<&SecretString>,
-        now: UnixTime,
+        clock: &dyn Clock,
     ) -> Result<RequestedSubject, SubjectError> {
         let named = named.map(|named| Subject::parse(field, named)).transpose()?;
         let request = SubjectFields { field, named, token };
-        let requested = match &self.subject_token {
-            None => request.without_rule()?,
-            Some(rule) => rule.requested_subject(request, self.policy, now).await?,
-        };
-        if requested.audit_violation.is_some() {
-            self.would_refuse[PolicyRule::SubjectToken as usize].inc();
+        match &self.subject_token {
+            None => request.named_only(),
+            Some(rule) => rule.resolve_subject(request, self.policy, clock).await,
         }
-        Ok(requested)
+    }
+
+    /// Counts a request that only audit mode allowed in spite of `subject_token`.
+    pub(crate) fn count_subject_token_violation(&self) {
+        self.would_refuse[PolicyRule::SubjectToken as usize].inc();
     }
 
     fn find_violation(

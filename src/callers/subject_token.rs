@@ -6,9 +6,9 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 
-use crate::clock::UnixTime;
+use crate::clock::{Clock, UnixTime};
 use crate::config::{Name, PolicyMode, SubjectTokenConfig};
-use crate::issuers::{Issuer, Issuers, Refusal, UnverifiedJwt, VerifyError};
+use crate::issuers::{Issuers, Refusal, TrustedIssuer, UnverifiedJwt, VerifyError};
 use crate::tokens::{InvalidField, Lifetime, Subject};
 
 /// The name of the field.
@@ -16,7 +16,7 @@ const FIELD: &str = "subject_token";
 
 /// The rule of a caller for subject tokens.
 pub(super) struct SubjectTokenRule {
-    issuer: Arc<Issuer>,
+    issuer: Arc<TrustedIssuer>,
     /// The claim that names the subject.
     claim: String,
     is_required: bool,
@@ -35,7 +35,7 @@ pub(crate) struct RequestedSubject {
     pub(crate) subject: Subject,
     /// The token that proves it.
     pub(crate) proof: Option<SubjectProof>,
-    /// Why `subject_token = "required"` would refuse the request, if `policy = "audit"`.
+    /// Why `subject_token` would refuse the request, if only `policy = "audit"` allows it.
     pub(crate) audit_violation: Option<InvalidField>,
 }
 
@@ -112,16 +112,16 @@ impl SubjectTokenRule {
     /// # Errors
     /// There is no subject, or no valid token where one is needed. With `policy = "audit"`, a request that names its subject is
     /// accepted in spite of that.
-    pub(super) async fn requested_subject(
+    pub(super) async fn resolve_subject(
         &self,
         request: SubjectFields<'_>,
         policy: PolicyMode,
-        now: UnixTime,
+        clock: &dyn Clock,
     ) -> Result<RequestedSubject, SubjectError> {
         if request.token.is_none() && !self.is_required {
             return request.named_subject(None);
         }
-        let violation = match self.proven_subject(&request, now).await {
+        let violation = match self.proven_subject(&request, clock).await {
             Ok(proven) => return Ok(proven),
             // While a backend is changed over, what worked before goes on.
             Err(error) if policy != PolicyMode::Audit || request.named.is_none() => return Err(error),
@@ -136,13 +136,13 @@ impl SubjectTokenRule {
     async fn proven_subject(
         &self,
         request: &SubjectFields<'_>,
-        now: UnixTime,
+        clock: &dyn Clock,
     ) -> Result<RequestedSubject, SubjectError> {
         let Some(token) = request.token else {
             let message = "is missing: this caller must send the user's token from its identity provider";
             return Err(InvalidField::new(FIELD, message).into());
         };
-        let (subject, proof) = self.verify(token.expose_secret(), now).await?;
+        let (subject, proof) = self.verify(token.expose_secret(), clock).await?;
         if request.named.as_ref().is_some_and(|named| *named != subject) {
             let message = "isn't the subject of `subject_token`: leave it out, or send the same";
             return Err(InvalidField::new(request.field, message).into());
@@ -151,13 +151,13 @@ impl SubjectTokenRule {
     }
 
     /// Verifies a subject token.
-    async fn verify(&self, token: &str, now: UnixTime) -> Result<(Subject, SubjectProof), SubjectError> {
+    async fn verify(&self, token: &str, clock: &dyn Clock) -> Result<(Subject, SubjectProof), SubjectError> {
         let refused = |refusal: Refusal| InvalidField::new(FIELD, refusal.to_string());
         let jwt = UnverifiedJwt::parse(token).map_err(|refusal| {
             self.issuer.count_refusal(refusal.rule());
             refused(refusal)
         })?;
-        let claims = self.issuer.verify(&jwt, now).await.map_err(|error| match error {
+        let claims = self.issuer.verify(&jwt, clock).await.map_err(|error| match error {
             VerifyError::Refused(refusal) => SubjectError::Invalid(refused(refusal)),
             VerifyError::KeysUnavailable { retry_after } => SubjectError::KeysUnavailable { retry_after },
         })?;
@@ -181,7 +181,7 @@ impl SubjectFields<'_> {
     ///
     /// # Errors
     /// There is no subject, or a subject token.
-    pub(super) fn without_rule(self) -> Result<RequestedSubject, SubjectError> {
+    pub(super) fn named_only(self) -> Result<RequestedSubject, SubjectError> {
         if self.token.is_some() {
             let message = "isn't accepted from this caller: leave it out, or set `subject_token` and `subject_issuer` in the \
                            caller's configuration";

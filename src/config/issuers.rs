@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{HttpsOrLoopbackUrl, Issuer, Name, UnverifiedPath};
 
@@ -25,13 +25,24 @@ pub struct IssuerConfig {
     pub(crate) max_age: Option<Duration>,
 }
 
-/// Where the keys of an issuer come from.
+/// Where the keys of an issuer come from. Two are equal if the keys are the same.
 pub(crate) enum IssuerKeySource {
     Fetched(KeyFetchConfig),
     /// A JWKS.
     File(UnverifiedPath),
     /// The shared secret of HS256, at least 32 bytes.
     Secret(SecretString),
+}
+
+impl PartialEq for IssuerKeySource {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Fetched(one), Self::Fetched(other)) => one.address == other.address,
+            (Self::File(one), Self::File(other)) => one == other,
+            (Self::Secret(one), Self::Secret(other)) => one.expose_secret() == other.expose_secret(),
+            _ => false,
+        }
+    }
 }
 
 /// How the keys of an issuer are fetched.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::jwt::UnverifiedJwt;
+use super::key_cache::KeyVersion;
 use super::refusal::Refusal;
 use crate::clock::UnixTime;
 use crate::config::{Issuer, IssuerConfig};
@@ -19,13 +20,15 @@ pub(super) struct ClaimRules {
 /// The claims of a verified token.
 pub struct VerifiedClaims {
     claims: Json,
-    /// When the token ends: its `exp`, or earlier by `max_age`.
+    /// When the token ends: the earlier of `exp` and `iat` + `max_age`.
     pub valid_until: UnixTime,
+    /// The version of the keys that verified it.
+    pub key_version: KeyVersion,
 }
 
 impl VerifiedClaims {
-    pub(super) fn new(jwt: &UnverifiedJwt<'_>, valid_until: UnixTime) -> Self {
-        Self { claims: jwt.claims.clone(), valid_until }
+    pub(super) fn new(jwt: &UnverifiedJwt<'_>, valid_until: UnixTime, key_version: KeyVersion) -> Self {
+        Self { claims: jwt.claims.clone(), valid_until, key_version }
     }
 
     /// The value of a claim that is a string.
@@ -89,7 +92,7 @@ impl ClaimRules {
     }
 
     fn check_audience(&self, jwt: &UnverifiedJwt<'_>) -> Result<(), Refusal> {
-        if self.is_for_us(jwt.claims.member("aud")) { Ok(()) } else { Err(Refusal::Audience) }
+        if self.matches_audience(jwt.claims.member("aud")) { Ok(()) } else { Err(Refusal::Audience) }
     }
 
     fn check_not_before(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<(), Refusal> {
@@ -113,11 +116,11 @@ impl ClaimRules {
         let Some(max_age) = self.max_age else { return Ok(None) };
         let issued_at = time_claim(&jwt.claims, "iat", Refusal::IssuedAt)?;
         let too_old_at = issued_at.ok_or(Refusal::TooOld)?.plus(max_age);
-        if too_old_at < now { Err(Refusal::TooOld) } else { Ok(Some(too_old_at)) }
+        if too_old_at <= now { Err(Refusal::TooOld) } else { Ok(Some(too_old_at)) }
     }
 
     /// Whether `aud`, a string or an array of strings, has one of the configured audiences.
-    fn is_for_us(&self, audience: Option<&Json>) -> bool {
+    fn matches_audience(&self, audience: Option<&Json>) -> bool {
         let is_ours = |text: &Json| matches!(text, Json::String(text) if self.audience.contains(text));
         match audience {
             Some(Json::Array(all)) => {

@@ -1,6 +1,8 @@
 //! Fetches the keys of an issuer, with bounds: [`FETCH_TIMEOUT`], [`MAX_BODY_BYTES`], [`MAX_REDIRECTS`].
 
+use std::fmt::Display;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL};
@@ -9,12 +11,14 @@ use jsonwebtoken::Algorithm;
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, Client, ClientBuilder};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 use url::Url;
 use zeroize::Zeroizing;
 
 use super::key_set::{KeySet, KeySetError};
 use crate::config::{HttpsOrLoopbackUrl, KeyAddress, KeyFetchConfig, UnverifiedPath};
-use crate::files::{FileError, MAX_FILE_SIZE, OpenedFile};
+use crate::files::{MAX_FILE_SIZE, OpenedFile};
+use crate::hash::sha256;
 use crate::json::Json;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,9 +48,12 @@ pub(crate) struct KeyFetcher {
     algorithms: Vec<Algorithm>,
     issuer: String,
     client: Client,
+    /// Has one permit, held while `bearer_token_file` is read: a mount that hangs blocks one thread, and not another one for each
+    /// fetch.
+    token_read: Arc<Semaphore>,
 }
 
-/// Compares what decides which keys are fetched.
+/// Compares everything that a fetch depends on.
 impl PartialEq for KeyFetcher {
     fn eq(&self, other: &Self) -> bool {
         self.config == other.config
@@ -59,6 +66,8 @@ impl PartialEq for KeyFetcher {
 /// Fetched keys.
 pub(crate) struct FetchedKeys {
     pub(crate) keys: KeySet,
+    /// The SHA-256 of the JWKS.
+    pub(crate) digest: [u8; 32],
     /// How long they are fresh.
     pub(crate) lifetime: Duration,
 }
@@ -102,21 +111,24 @@ impl KeyFetcher {
             None => None,
             Some(pem) => Some(parse_authorities(pem)?),
         };
-        let builder = || match &certificates {
-            None => client_builder(),
-            Some(certificates) => client_builder().tls_certs_only(certificates.iter().cloned()),
+        let client = match certificates {
+            Some(certificates) => client_builder()
+                .tls_certs_only(certificates)
+                .build()
+                .map_err(|_| "holds a certificate that isn't valid: replace it".to_owned())?,
+            None => client_builder().build().unwrap_or_else(|error| {
+                tracing::warn!(
+                    %error,
+                    "this host has no certificate authorities, so keys of issuers can't be fetched: set ca_file, or mount a bundle \
+                     and set SSL_CERT_FILE"
+                );
+                let trusts_nobody = client_builder().tls_certs_only([]).build();
+                trusts_nobody.expect("a client that trusts nobody needs nothing of the host")
+            }),
         };
-        let client = builder().build().or_else(|error| {
-            tracing::warn!(
-                %error,
-                "this host has no certificate authorities, so keys of issuers can't be fetched: set ca_file, or mount a bundle and \
-                 set SSL_CERT_FILE"
-            );
-            client_builder().tls_certs_only([]).build()
-        });
-        let client = client.expect("a client that trusts nobody needs nothing of the host");
         let (config, issuer) = (config.clone(), issuer.to_owned());
-        Ok(Self { config, authorities, algorithms, issuer, client })
+        let token_read = Arc::new(Semaphore::new(1));
+        Ok(Self { config, authorities, algorithms, issuer, client, token_read })
     }
 
     async fn fetch_untimed(&self) -> Result<FetchedKeys, FetchError> {
@@ -129,7 +141,8 @@ impl KeyFetcher {
             }
         };
         let (headers, body) = self.get(address, JWKS).await?;
-        Ok(FetchedKeys { keys: KeySet::parse(&body, &self.algorithms)?, lifetime: lifetime(&headers) })
+        let keys = KeySet::parse(&body, &self.algorithms)?;
+        Ok(FetchedKeys { keys, digest: sha256(&body), lifetime: lifetime(&headers) })
     }
 
     /// Finds the JWKS by the issuer's metadata (`OpenID` Connect Discovery 1.0, section 4).
@@ -143,8 +156,12 @@ impl KeyFetcher {
             return Err(FetchError::Discovery("names another `issuer`"));
         }
         let jwks = metadata.text("jwks_uri").ok_or(FetchError::Discovery("has no `jwks_uri`"))?;
+        let is_secure =
+            |jwks: &HttpsOrLoopbackUrl| jwks.url().scheme() == "https" || issuer.url().scheme() == "http";
         HttpsOrLoopbackUrl::parse(jwks)
-            .map_err(|_| FetchError::Discovery("has a `jwks_uri` that isn't an https URL"))
+            .ok()
+            .filter(is_secure)
+            .ok_or(FetchError::Discovery("has a `jwks_uri` that isn't an https URL"))
     }
 
     async fn get(
@@ -154,10 +171,10 @@ impl KeyFetcher {
     ) -> Result<(HeaderMap, Vec<u8>), FetchError> {
         let mut request = self.client.get(address.url().clone()).header(ACCEPT, "application/json, */*");
         if let Some(file) = self.config.bearer_token_file.as_ref().filter(|_| self.is_token_for(address)) {
-            request = request.header(AUTHORIZATION, read_bearer_token(file).await?);
+            request = request.header(AUTHORIZATION, self.read_bearer_token(file).await?);
         }
         let unreachable = |error: &reqwest::Error| {
-            if error.is_timeout() {
+            if error.is_timeout() && !error.is_connect() {
                 return FetchError::Timeout { what };
             }
             let (reason, is_tls) = innermost(error);
@@ -177,11 +194,30 @@ impl KeyFetcher {
         Ok((response.headers().clone(), body))
     }
 
-    /// Whether the token of `bearer_token_file` may be sent to `address`: to the host of the configuration, and not to another one
-    /// that the metadata names.
+    /// Whether the token of `bearer_token_file` may be sent to `address`: to the origin (RFC 6454) of the configured address, and not to
+    /// another one that the metadata names.
     fn is_token_for(&self, address: &HttpsOrLoopbackUrl) -> bool {
         let (KeyAddress::Jwks(configured) | KeyAddress::Discovery(configured)) = &self.config.address;
         address.url().origin() == configured.url().origin()
+    }
+
+    /// Reads the token on a blocking thread, because a mount may hang.
+    async fn read_bearer_token(&self, file: &UnverifiedPath) -> Result<HeaderValue, FetchError> {
+        let failed = |reason: &dyn Display| FetchError::BearerToken(reason.to_string());
+        let permit = self.token_read.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| failed(&"it is still being read: does its mount hang?"))?;
+        let path = file.as_path().to_path_buf();
+        let read = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            OpenedFile::open(&path)?.read(MAX_BEARER_TOKEN_BYTES)
+        });
+        let token = read.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        let token = token.trim_ascii();
+        let header = Zeroizing::new([b"Bearer ", token].concat());
+        let header = HeaderValue::from_bytes(&header).ok().filter(|_| !token.is_empty());
+        let mut header = header.ok_or_else(|| failed(&"it doesn't hold a token"))?;
+        header.set_sensitive(true);
+        Ok(header)
     }
 }
 
@@ -192,18 +228,19 @@ impl FetchKeys for KeyFetcher {
     /// The keys can't be fetched, or not within [`FETCH_TIMEOUT`], or they can't be used.
     async fn fetch(&self) -> Result<FetchedKeys, FetchError> {
         let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.fetch_untimed()).await;
-        fetched.unwrap_or(Err(FetchError::Timeout { what: JWKS }))
+        fetched.unwrap_or(Err(FetchError::Timeout { what: "an answer with the keys" }))
     }
 }
 
-/// A client that ignores proxy settings of the environment, and follows redirects on the same host only.
+/// A client that ignores proxy settings of the environment, and follows redirects to the same origin only.
 fn client_builder() -> ClientBuilder {
-    let is_same_host = |attempt: &Attempt<'_>| {
+    let is_same_origin = |attempt: &Attempt<'_>| {
         let first = attempt.previous().first().map(Url::origin);
         first == Some(attempt.url().origin()) && attempt.previous().len() <= MAX_REDIRECTS
     };
-    let policy =
-        Policy::custom(move |attempt| if is_same_host(&attempt) { attempt.follow() } else { attempt.stop() });
+    let policy = Policy::custom(
+        move |attempt| if is_same_origin(&attempt) { attempt.follow() } else { attempt.stop() },
+    );
     Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(FETCH_TIMEOUT)
@@ -243,27 +280,13 @@ fn parse_authorities(pem: &[u8]) -> Result<Vec<Certificate>, String> {
     Ok(certificates)
 }
 
-/// Reads a token on a blocking thread, because a mount may hang.
-async fn read_bearer_token(file: &UnverifiedPath) -> Result<HeaderValue, FetchError> {
-    let path = file.as_path().to_path_buf();
-    let read = move || -> Result<Zeroizing<Vec<u8>>, FileError> {
-        OpenedFile::open(&path)?.read(MAX_BEARER_TOKEN_BYTES)
-    };
-    let read = tokio::task::spawn_blocking(read).await;
-    let token = read.map_err(|error| FetchError::BearerToken(error.to_string()))?;
-    let token = token.map_err(|error| FetchError::BearerToken(error.to_string()))?;
-    let header = Zeroizing::new([b"Bearer ", token.trim_ascii()].concat());
-    let mut header = HeaderValue::from_bytes(&header)
-        .map_err(|_| FetchError::BearerToken("it doesn't hold a token".to_owned()))?;
-    header.set_sensitive(true);
-    Ok(header)
-}
-
 /// How long a response is fresh by its `Cache-Control` (RFC 9111, section 5.2.2), within the bounds.
 fn lifetime(headers: &HeaderMap) -> Duration {
     let directives = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
-    let max_age = directives
-        .flat_map(|directives| directives.split(','))
-        .find_map(|directive| directive.trim().strip_prefix("max-age=")?.parse().ok());
+    let directives: Vec<String> =
+        directives.flat_map(|list| list.split(',')).map(|one| one.trim().to_ascii_lowercase()).collect();
+    let is_uncached = directives.iter().any(|directive| directive == "no-store" || directive == "no-cache");
+    let max_age = directives.iter().find_map(|directive| directive.strip_prefix("max-age=")?.parse().ok());
+    let max_age = if is_uncached { Some(0) } else { max_age };
     max_age.map_or(DEFAULT_LIFETIME, Duration::from_secs).clamp(MIN_LIFETIME, MAX_LIFETIME)
 }

@@ -1,10 +1,10 @@
 //! [`KeyCache`]: the fetched keys of one issuer.
 //!
-//! - A request that has its key never waits for a fetch. Keys that are due for renewal are fetched behind the answer.
-//! - All requests share one fetch. It runs in a task of its own, so a client that disconnects doesn't end it.
+//! - Single flight: all requests share one fetch. It runs in a task of its own, so a client that disconnects doesn't end it.
+//! - Stale while revalidate: a request whose key is cached never waits. Keys that are due for renewal are fetched in the background.
 //! - An unknown `kid` causes a fetch, because issuers rotate their keys. If the issuer doesn't have it either, no unknown `kid`
 //!   causes another fetch for [`UNKNOWN_KID_COOLDOWN`], however many such tokens arrive.
-//! - While the issuer can't be reached, its kept keys are used until they are [`MAX_KEY_AGE`] old.
+//! - While the issuer can't be reached, cached keys are used until they are [`MAX_KEY_AGE`] old.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::Name;
 use crate::metrics::Metrics;
 
-/// How old keys may become. They are renewed after an hour at most, so an outage of an hour is survived at least.
+/// The largest age of cached keys. They are renewed after an hour at most, so the service survives an outage of an hour at least.
 const MAX_KEY_AGE: Duration = Duration::from_hours(2);
 /// How long no unknown `kid` causes a fetch after one that the issuer didn't have.
 const UNKNOWN_KID_COOLDOWN: Duration = Duration::from_secs(5);
@@ -34,50 +34,61 @@ pub(super) struct KeyCache<F> {
     metrics: Arc<Metrics>,
 }
 
+/// The version of an issuer's keys. A fetch that brings other keys makes another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyVersion(pub(super) u64);
+
+/// The cached keys, with their version.
+#[derive(Clone)]
+pub(super) struct VersionedKeys {
+    pub(super) keys: Arc<KeySet>,
+    pub(super) version: KeyVersion,
+}
+
 /// All times are monotonic.
 #[derive(Default)]
 struct State {
-    kept: Option<KeptKeys>,
-    /// The fetch that is running.
-    fetching: Option<FetchReason>,
+    cached: Option<CachedKeys>,
+    running: Option<RunningFetch>,
     /// The number of fetches that have ended.
-    ended: u64,
-    /// Until when no fetch starts, because the last one failed.
+    completed: u64,
+    /// When the next fetch may start, if the last one failed.
     retry_at: Option<Duration>,
     /// Until when no unknown `kid` causes a fetch.
     cooldown_until: Duration,
+    /// The last failure that was logged, and whether there were cached keys. `None` after a success.
+    reported: Option<(String, bool)>,
 }
 
-struct KeptKeys {
-    keys: Arc<KeySet>,
-    version: KeyVersion,
+struct CachedKeys {
+    keys: VersionedKeys,
+    /// The SHA-256 of the JWKS.
+    digest: [u8; 32],
     fetched_at: Duration,
     renew_at: Duration,
 }
 
-/// A version of an issuer's keys. Each fetch makes another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyVersion(pub(super) u64);
-
-/// Why keys are fetched.
-enum FetchReason {
-    /// They are missing, too old, or due for renewal.
-    Due,
-    /// A token names a key that isn't among them.
-    UnknownKid(String),
+/// A fetch that is running.
+struct RunningFetch {
+    /// The key that a token names, if the fetch was started for it.
+    wanted_kid: Option<String>,
 }
 
 /// The next step of a request.
 enum NextStep {
-    Use(Arc<KeySet>),
+    Use(VersionedKeys),
+    /// Use the keys, and start a fetch in the background.
+    UseAndRenew(VersionedKeys),
     /// Start a fetch, unless one is running, and wait for its end.
-    Fetch(FetchReason),
+    Fetch,
+    /// The keys don't have the `kid`, and the cooldown lasts so long.
+    CoolDown(VersionedKeys, Duration),
 }
 
 impl State {
-    /// The keys, unless they are too old.
-    fn usable(&self, now: Duration) -> Option<&KeptKeys> {
-        self.kept.as_ref().filter(|kept| now.saturating_sub(kept.fetched_at) < MAX_KEY_AGE)
+    /// The cached keys, unless they are too old.
+    fn usable(&self, now: Duration) -> Option<&CachedKeys> {
+        self.cached.as_ref().filter(|cached| now.saturating_sub(cached.fetched_at) < MAX_KEY_AGE)
     }
 
     /// How long no fetch may start because the last one failed. `None` if one may.
@@ -86,22 +97,29 @@ impl State {
     }
 
     fn is_fetch_due(&self, now: Duration) -> bool {
-        self.retry_after(now).is_none() && self.usable(now).is_none_or(|kept| now >= kept.renew_at)
+        self.retry_after(now).is_none() && self.usable(now).is_none_or(|cached| now >= cached.renew_at)
     }
 
+    /// Decides for a token with this `kid`.
+    ///
+    /// # Errors
+    /// There are no keys, or none with this `kid`, and the last fetch has just failed.
     fn next_step(&self, kid: Option<&str>, now: Duration) -> Result<NextStep, VerifyError> {
-        let kept = self.usable(now);
-        let has_key = |kept: &&KeptKeys| kid.is_none_or(|kid| kept.keys.has_kid(kid));
-        if let Some(kept) = kept.filter(has_key) {
-            return Ok(NextStep::Use(kept.keys.clone()));
+        let cached = self.usable(now);
+        let is_due = self.is_fetch_due(now);
+        if let Some(cached) = cached.filter(|cached| kid.is_none_or(|kid| cached.keys.keys.has_kid(kid))) {
+            let keys = cached.keys.clone();
+            return Ok(if is_due { NextStep::UseAndRenew(keys) } else { NextStep::Use(keys) });
         }
         if let Some(retry_after) = self.retry_after(now) {
             return Err(VerifyError::KeysUnavailable { retry_after });
         }
-        Ok(match (kept, kid) {
-            (Some(kept), Some(_)) if now < self.cooldown_until => NextStep::Use(kept.keys.clone()),
-            (Some(_), Some(kid)) => NextStep::Fetch(FetchReason::UnknownKid(kid.to_owned())),
-            _ => NextStep::Fetch(FetchReason::Due),
+        let cooldown = self.cooldown_until.saturating_sub(now);
+        Ok(match cached {
+            Some(cached) if !is_due && !cooldown.is_zero() => {
+                NextStep::CoolDown(cached.keys.clone(), cooldown)
+            }
+            _ => NextStep::Fetch,
         })
     }
 }
@@ -116,117 +134,164 @@ impl<F: FetchKeys> KeyCache<F> {
     }
 
     /// Returns the keys for a token with this `kid`. Waits for a fetch only if there are no keys, or if none of them has this
-    /// `kid`.
+    /// `kid`. Then the keys may lack it.
     ///
     /// # Errors
     /// There are no keys, or none with this `kid`, and the issuer can't be asked.
-    pub(super) async fn keys_for(self: &Arc<Self>, kid: Option<&str>) -> Result<Arc<KeySet>, VerifyError> {
-        self.fetch_if_due();
+    pub(super) async fn keys_for(self: &Arc<Self>, kid: Option<&str>) -> Result<VersionedKeys, VerifyError> {
         let mut receiver = self.state.subscribe();
+        let mut has_waited = false;
+        // Set while the only fetch that this request waited for began before it, for another key. The issuer may have published the
+        // key after that fetch, so it must not be refused.
+        let mut is_outdated = false;
         loop {
-            let (step, ended) = {
+            let (step, completed, is_joining) = {
                 let state = receiver.borrow_and_update();
-                (state.next_step(kid, self.clock.monotonic())?, state.ended)
+                let is_of_another = |running: &RunningFetch| running.wanted_kid.as_deref() != kid;
+                let step = state.next_step(kid, self.clock.monotonic())?;
+                (step, state.completed, state.running.as_ref().is_some_and(is_of_another))
             };
-            let reason = match step {
-                NextStep::Use(keys) => return Ok(keys),
-                NextStep::Fetch(reason) => reason,
-            };
-            self.start_fetch(reason);
-            // The sender lives as long as `self`. If the keys lack this `kid` because the fetch was running before for another
-            // reason, the next round starts one for it.
-            let _ = receiver.wait_for(|state| state.ended > ended).await;
+            match step {
+                NextStep::UseAndRenew(keys) => {
+                    self.start_fetch(None, completed);
+                    return Ok(keys);
+                }
+                NextStep::CoolDown(_, retry_after) if is_outdated => {
+                    return Err(VerifyError::KeysUnavailable { retry_after });
+                }
+                NextStep::Use(keys) | NextStep::CoolDown(keys, _) => return Ok(keys),
+                NextStep::Fetch => {
+                    is_outdated = is_joining && !has_waited;
+                    has_waited = true;
+                    self.start_fetch(kid, completed);
+                    // The sender lives as long as `self`.
+                    let _ = receiver.wait_for(|state| state.completed > completed).await;
+                }
+            }
         }
     }
 
     /// Starts a fetch if the keys are missing, too old, or due for renewal.
     pub(super) fn fetch_if_due(self: &Arc<Self>) {
-        let is_due = self.state.borrow().is_fetch_due(self.clock.monotonic());
-        if is_due {
-            self.start_fetch(FetchReason::Due);
+        let due = {
+            let state = self.state.borrow();
+            state.is_fetch_due(self.clock.monotonic()).then_some(state.completed)
+        };
+        if let Some(completed) = due {
+            self.start_fetch(None, completed);
         }
     }
 
-    /// Starts a fetch, unless one is running.
-    fn start_fetch(self: &Arc<Self>, reason: FetchReason) {
+    /// Starts a fetch, unless one is running, or has ended since `completed` was read.
+    fn start_fetch(self: &Arc<Self>, wanted_kid: Option<&str>, completed: u64) {
         let mut starts = false;
         self.state.send_if_modified(|state| {
-            starts = state.fetching.is_none();
-            state.fetching.get_or_insert(reason);
+            starts = state.running.is_none() && state.completed == completed;
+            if starts {
+                state.running = Some(RunningFetch { wanted_kid: wanted_kid.map(str::to_owned) });
+            }
             // Nobody waits for the start of a fetch.
             false
         });
         if starts {
-            tokio::spawn(RunningFetch { cache: self.clone(), outcome: None }.run());
+            tokio::spawn(FetchTask { cache: self.clone(), outcome: None }.run());
         }
     }
 
+    /// Ends the running fetch. `outcome` is `None` if it panicked.
     fn end_fetch(&self, outcome: Option<Result<FetchedKeys, FetchError>>) {
         let now = self.clock.monotonic();
         let label = if matches!(outcome, Some(Ok(_))) { "success" } else { "failure" };
         self.metrics.issuer_fetches.with_label_values(&[self.issuer.as_str(), label]).inc();
+        // Logged after the state is unlocked.
+        let mut failure = None;
+        let mut has_recovered = false;
         self.state.send_modify(|state| {
-            let had_failed = state.retry_at.is_some();
-            let reason = state.fetching.take();
-            state.ended += 1;
-            if let Some(Ok(FetchedKeys { keys, lifetime })) = outcome {
-                if let Some(FetchReason::UnknownKid(kid)) = reason
-                    && !keys.has_kid(&kid)
-                {
-                    state.cooldown_until = now + UNKNOWN_KID_COOLDOWN;
+            let wanted_kid = state.running.take().and_then(|running| running.wanted_kid);
+            state.completed += 1;
+            match outcome {
+                Some(Ok(fetched)) => {
+                    if wanted_kid.is_some_and(|kid| !fetched.keys.has_kid(&kid)) {
+                        state.cooldown_until = now + UNKNOWN_KID_COOLDOWN;
+                    }
+                    state.store(fetched, now);
+                    has_recovered = state.reported.take().is_some();
                 }
-                let (keys, version) = (Arc::new(keys), KeyVersion(state.ended));
-                state.kept = Some(KeptKeys { keys, version, fetched_at: now, renew_at: now + lifetime });
-                state.retry_at = None;
-                if had_failed {
-                    tracing::info!(issuer = %self.issuer, "the keys of an issuer can be fetched again");
+                Some(Err(error)) => {
+                    state.retry_at = Some(now + RETRY_INTERVAL);
+                    let report = (error.to_string(), state.usable(now).is_some());
+                    if state.reported.as_ref() != Some(&report) {
+                        state.reported = Some(report.clone());
+                        failure = Some(report);
+                    }
                 }
-                return;
-            }
-            state.retry_at = Some(now + RETRY_INTERVAL);
-            // One line for a series of failures. A panic has a line of its own.
-            if let Some(Err(error)) = outcome.filter(|_| !had_failed) {
-                tracing::warn!(
-                    issuer = %self.issuer,
-                    %error,
-                    has_keys = state.usable(now).is_some(),
-                    "the keys of an issuer can't be fetched; keys that were fetched before are used for two hours after their fetch"
-                );
+                // The panic has a log line of its own.
+                None => state.retry_at = Some(now + RETRY_INTERVAL),
             }
         });
+        if let Some((error, has_keys)) = failure {
+            tracing::warn!(
+                issuer = %self.issuer,
+                error,
+                has_keys,
+                "the keys of an issuer can't be fetched; keys that were fetched before are used for two hours after their fetch"
+            );
+        }
+        if has_recovered {
+            tracing::info!(issuer = %self.issuer, "the keys of an issuer can be fetched again");
+        }
     }
 
     /// The version of the keys; `None` if there are none, or if they are too old.
     pub(super) fn version(&self) -> Option<KeyVersion> {
-        self.state.borrow().usable(self.clock.monotonic()).map(|kept| kept.version)
+        self.state.borrow().usable(self.clock.monotonic()).map(|cached| cached.keys.version)
     }
 
     /// Whether one of the keys has this `kid`.
     pub(super) fn has_kid(&self, kid: &str) -> bool {
-        self.state.borrow().usable(self.clock.monotonic()).is_some_and(|kept| kept.keys.has_kid(kid))
+        self.state.borrow().usable(self.clock.monotonic()).is_some_and(|cached| cached.keys.keys.has_kid(kid))
     }
 
+    /// Exports the age of the keys. Without keys there is no series.
     pub(super) fn record_age(&self) {
-        if let Some(kept) = &self.state.borrow().kept {
-            let age = self.clock.monotonic().saturating_sub(kept.fetched_at);
-            self.metrics.issuer_keys_age.with_label_values(&[self.issuer.as_str()]).set(age.as_secs_f64());
+        let labels = [self.issuer.as_str()];
+        match &self.state.borrow().cached {
+            Some(cached) => {
+                let age = self.clock.monotonic().saturating_sub(cached.fetched_at);
+                self.metrics.issuer_keys_age.with_label_values(&labels).set(age.as_secs_f64());
+            }
+            // An error means that the series doesn't exist.
+            None => _ = self.metrics.issuer_keys_age.remove_label_values(&labels),
         }
     }
 }
 
-/// A fetch that is running. When it is dropped, the fetch has ended, even by a panic.
-struct RunningFetch<F: FetchKeys> {
+impl State {
+    fn store(&mut self, fetched: FetchedKeys, now: Duration) {
+        let FetchedKeys { keys, digest, lifetime } = fetched;
+        let unchanged = self.cached.take().filter(|cached| cached.digest == digest);
+        let keys = unchanged.map_or_else(
+            || VersionedKeys { keys: Arc::new(keys), version: KeyVersion(self.completed) },
+            |cached| cached.keys,
+        );
+        self.cached = Some(CachedKeys { keys, digest, fetched_at: now, renew_at: now + lifetime });
+        self.retry_at = None;
+    }
+}
+
+/// The task of a fetch. When it is dropped, the fetch has ended, even by a panic.
+struct FetchTask<F: FetchKeys> {
     cache: Arc<KeyCache<F>>,
     outcome: Option<Result<FetchedKeys, FetchError>>,
 }
 
-impl<F: FetchKeys> RunningFetch<F> {
+impl<F: FetchKeys> FetchTask<F> {
     async fn run(mut self) {
         self.outcome = Some(self.cache.fetcher.fetch().await);
     }
 }
 
-impl<F: FetchKeys> Drop for RunningFetch<F> {
+impl<F: FetchKeys> Drop for FetchTask<F> {
     fn drop(&mut self) {
         self.cache.end_fetch(self.outcome.take());
     }
@@ -243,6 +308,7 @@ mod tests {
 
     use super::*;
     use crate::clock::{ManualClock, UnixTime};
+    use crate::hash::sha256;
 
     /// A fake issuer: the kids that it publishes, or `None` while it is down.
     #[derive(Default)]
@@ -259,8 +325,9 @@ mod tests {
             let point = "A".repeat(43);
             let jwk = |kid| serde_json::json!({"kty": "OKP", "crv": "Ed25519", "kid": format!("{kid}"), "x": point});
             let jwks = serde_json::json!({"keys": kids.iter().map(jwk).collect::<Vec<_>>()});
-            let keys = KeySet::parse(jwks.to_string().as_bytes(), &[Algorithm::EdDSA])?;
-            Ok(FetchedKeys { keys, lifetime: Duration::from_mins(10) })
+            let text = jwks.to_string();
+            let keys = KeySet::parse(text.as_bytes(), &[Algorithm::EdDSA])?;
+            Ok(FetchedKeys { keys, digest: sha256(text.as_bytes()), lifetime: Duration::from_mins(10) })
         }
     }
 
@@ -270,68 +337,73 @@ mod tests {
         Publish(BTreeSet<u8>),
         GoDown,
         Wait(u64),
-        /// As many requests at once, with a token of this key.
+        /// As many requests at once, with tokens of this key, or without `kid`.
         Request {
-            kid: u8,
+            kid: Option<u8>,
             at_once: usize,
         },
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let kid = prop_oneof![1 => Just(None), 6 => (0..6_u8).prop_map(Some)];
         let step = prop_oneof![
             2 => prop::collection::btree_set(0..6_u8, 1..4).prop_map(Step::Publish),
             1 => Just(Step::GoDown),
             3 => prop_oneof![Just(1), Just(6), Just(300), Just(3_500), Just(7_300)].prop_map(Step::Wait),
-            6 => (0..6_u8, 1..4_usize).prop_map(|(kid, at_once)| Step::Request { kid, at_once }),
+            6 => (kid, 1..4_usize).prop_map(|(kid, at_once)| Step::Request { kid, at_once }),
         ];
         prop::collection::vec(step, 1..40)
     }
 
-    /// What the model knows, by the rules of the module's head.
+    /// The rules of the module's head, for one request after another.
+    #[derive(Default)]
     struct Model {
         /// The keys of the last successful fetch, and its time.
-        kept: Option<(BTreeSet<u8>, u64)>,
+        cached: Option<(BTreeSet<u8>, u64)>,
         /// The time of the last fetch, if it failed.
         failed_at: Option<u64>,
         cooldown_until: u64,
+        fetches: u32,
     }
 
     impl Model {
         fn fetch(&mut self, published: Option<&BTreeSet<u8>>, now: u64) {
+            self.fetches += 1;
             match published {
-                Some(published) => (self.kept, self.failed_at) = (Some((published.clone(), now)), None),
+                Some(published) => (self.cached, self.failed_at) = (Some((published.clone(), now)), None),
                 None => self.failed_at = Some(now),
             }
         }
 
-        /// A request's result: whether the keys that it gets have its kid. `None` is a 503.
-        fn request(&mut self, kid: u8, published: Option<&BTreeSet<u8>>, now: u64) -> Option<bool> {
-            let may_fetch = |model: &Self| model.failed_at.is_none_or(|failed_at| now >= failed_at + 2);
-            let usable = |model: &Self| model.kept.clone().filter(|(_, fetched_at)| now - fetched_at < 7_200);
-            let is_due = usable(self).is_none_or(|(_, fetched_at)| now >= fetched_at + 600);
-            let has_kid = usable(self).is_some_and(|(kids, _)| kids.contains(&kid));
-            if is_due && may_fetch(self) {
-                self.fetch(published, now);
-            }
-            if has_kid {
+        fn has(&self, kid: Option<u8>, now: u64) -> Option<bool> {
+            let (kids, _) = self.cached.as_ref().filter(|(_, fetched_at)| now - fetched_at < 7_200)?;
+            Some(kid.is_none_or(|kid| kids.contains(&kid)))
+        }
+
+        /// Whether the keys that a request gets have its kid. `None` is a 503.
+        fn request(&mut self, kid: Option<u8>, published: Option<&BTreeSet<u8>>, now: u64) -> Option<bool> {
+            let may_fetch = self.failed_at.is_none_or(|failed_at| now >= failed_at + 2);
+            let is_due = self.cached.as_ref().is_none_or(|(_, fetched_at)| now >= fetched_at + 600);
+            if self.has(kid, now) == Some(true) {
+                if is_due && may_fetch {
+                    self.fetch(published, now);
+                }
                 return Some(true);
             }
-            let kept = usable(self);
-            if kept.as_ref().is_some_and(|(kids, _)| kids.contains(&kid)) {
-                return Some(true);
-            }
-            if !may_fetch(self) {
+            if !may_fetch {
                 return None;
             }
-            if now >= self.cooldown_until {
-                self.fetch(published, now);
-                let has_kid = usable(self).is_some_and(|(kids, _)| kids.contains(&kid));
-                if self.failed_at.is_none() && !has_kid {
+            if !is_due && now < self.cooldown_until {
+                return Some(false);
+            }
+            self.fetch(published, now);
+            self.failed_at.is_none().then(|| {
+                let has_kid = self.has(kid, now) == Some(true);
+                if !has_kid {
                     self.cooldown_until = now + 5;
                 }
-                return if self.failed_at.is_some() { None } else { Some(has_kid) };
-            }
-            Some(false)
+                has_kid
+            })
         }
     }
 
@@ -340,7 +412,7 @@ mod tests {
         let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(0)));
         let name = Name::parse("corp").expect("a name");
         let cache = KeyCache::new(name, issuer.clone(), clock.clone(), Arc::new(Metrics::new()));
-        let mut model = Model { kept: None, failed_at: None, cooldown_until: 0 };
+        let mut model = Model::default();
         for step in steps {
             match step {
                 Step::Publish(kids) => *issuer.published.lock().expect("not poisoned") = Some(kids),
@@ -349,18 +421,18 @@ mod tests {
                 Step::Request { kid, at_once } => {
                     let published = issuer.published.lock().expect("not poisoned").clone();
                     let expected = model.request(kid, published.as_ref(), clock.monotonic().as_secs());
-                    let kid = format!("{kid}");
-                    let fetches = issuer.fetches.load(Ordering::Relaxed);
-                    let requests = (0..at_once).map(|_| cache.keys_for(Some(&kid)));
+                    let kid = kid.map(|kid| format!("{kid}"));
+                    let requests = (0..at_once).map(|_| cache.keys_for(kid.as_deref()));
                     for got in futures_util::future::join_all(requests).await {
-                        assert_eq!(got.ok().map(|keys| keys.has_kid(&kid)), expected, "kid {kid}");
+                        let has_kid =
+                            got.ok().map(|got| kid.as_ref().is_none_or(|kid| got.keys.has_kid(kid)));
+                        assert_eq!(has_kid, expected, "kid {kid:?}");
                     }
-                    // A renewal behind the answer ends before the next step.
-                    while cache.state.borrow().fetching.is_some() {
+                    // A renewal in the background ends before the next step.
+                    while cache.state.borrow().running.is_some() {
                         tokio::task::yield_now().await;
                     }
-                    // One that was due, and one for the kid.
-                    assert!(issuer.fetches.load(Ordering::Relaxed) - fetches <= 2);
+                    assert_eq!(issuer.fetches.load(Ordering::Relaxed), model.fetches);
                 }
             }
         }
@@ -372,5 +444,41 @@ mod tests {
         fn requests_get_the_keys_that_the_rules_promise(steps in steps()) {
             tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(follow(steps));
         }
+    }
+
+    /// A fetch for a forged `kid` that began before a rotation proves nothing about the new key.
+    #[tokio::test]
+    async fn a_request_that_joins_a_fetch_for_another_key_is_not_refused_for_its_result() {
+        let issuer = Arc::new(FakeIssuer::default());
+        let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(0)));
+        let name = Name::parse("corp").expect("a name");
+        let cache = KeyCache::new(name, issuer.clone(), clock.clone(), Arc::new(Metrics::new()));
+        *issuer.published.lock().expect("not poisoned") = Some(BTreeSet::from([1]));
+        cache.keys_for(Some("1")).await.expect("keys");
+        // Both requests begin before the fetch of the first one has run.
+        let (forged, late) = tokio::join!(cache.keys_for(Some("9")), cache.keys_for(Some("2")));
+        assert!(!forged.expect("the issuer was asked").keys.has_kid("9"));
+        let late = late.err();
+        assert_eq!(late, Some(VerifyError::KeysUnavailable { retry_after: UNKNOWN_KID_COOLDOWN }));
+        *issuer.published.lock().expect("not poisoned") = Some(BTreeSet::from([1, 2]));
+        clock.advance(UNKNOWN_KID_COOLDOWN);
+        assert!(cache.keys_for(Some("2")).await.expect("keys").keys.has_kid("2"));
+    }
+
+    /// So remembered JWTs aren't verified again for nothing.
+    #[tokio::test]
+    async fn a_fetch_of_the_same_keys_keeps_their_version() {
+        let issuer = Arc::new(FakeIssuer::default());
+        let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(0)));
+        let name = Name::parse("corp").expect("a name");
+        let cache = KeyCache::new(name, issuer.clone(), clock.clone(), Arc::new(Metrics::new()));
+        let mut versions = Vec::new();
+        for (kids, requested) in [([1, 2], "1"), ([1, 2], "9"), ([1, 3], "3")] {
+            *issuer.published.lock().expect("not poisoned") = Some(BTreeSet::from(kids));
+            cache.keys_for(Some(requested)).await.expect("keys");
+            versions.push(cache.version().expect("keys"));
+            clock.advance(UNKNOWN_KID_COOLDOWN);
+        }
+        assert!(versions[0] == versions[1] && versions[1] != versions[2], "{versions:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! JWTs of other issuers: a token in, verified claims or the reason of a refusal out.
 //!
-//! - [`Issuer::verify`] applies the rules of RFC 7519, RFC 8725 and the configuration. Values are compared whole.
+//! - [`TrustedIssuer::verify`] applies the rules of RFC 7519, RFC 8725 and the configuration. Values are compared whole.
 //! - The algorithm must be one of the issuer's key, and one of `algorithms`. The token's header can't choose another.
 //! - Keys are in a file, a shared secret, or fetched and kept by `key_cache`. While an issuer can't be reached, its kept keys verify
 //!   for a bounded time. After that, tokens are neither accepted nor refused: [`VerifyError::KeysUnavailable`].
@@ -36,12 +36,15 @@ use fetch::KeyFetcher;
 use jsonwebtoken::Algorithm;
 use key_cache::KeyCache;
 
+/// The version of keys that aren't fetched. A reload replaces them together with everything that was verified by them.
+const FIXED_KEYS_VERSION: KeyVersion = KeyVersion(0);
+
 /// The issuers of a configuration.
 #[derive(Default)]
-pub struct Issuers(BTreeMap<Name, Arc<Issuer>>);
+pub struct Issuers(BTreeMap<Name, Arc<TrustedIssuer>>);
 
 /// An issuer with its keys and the rules for its tokens.
-pub struct Issuer {
+pub struct TrustedIssuer {
     pub name: Name,
     rules: IssuerRules,
     keys: IssuerKeys,
@@ -140,7 +143,7 @@ impl Issuers {
                     IssuerKeys::Fetched(kept.unwrap_or_else(new))
                 }
             };
-            let issuer = Issuer {
+            let issuer = TrustedIssuer {
                 name: issuer.name.clone(),
                 rules: IssuerRules::new(issuer),
                 keys,
@@ -158,7 +161,7 @@ impl Issuers {
         }
     }
 
-    pub(crate) fn get(&self, name: &Name) -> Option<&Arc<Issuer>> {
+    pub(crate) fn get(&self, name: &Name) -> Option<&Arc<TrustedIssuer>> {
         self.0.get(name)
     }
 
@@ -191,9 +194,9 @@ pub(crate) fn install_crypto_provider() {
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
 }
 
-impl Issuer {
-    /// Whether `iss` of the token is this issuer's.
-    pub(crate) fn issued(&self, jwt: &UnverifiedJwt<'_>) -> bool {
+impl TrustedIssuer {
+    /// Whether the token's `iss`, which isn't verified, is this issuer's.
+    pub(crate) fn matches_iss(&self, jwt: &UnverifiedJwt<'_>) -> bool {
         self.rules.has_issuer(jwt)
     }
 
@@ -215,22 +218,37 @@ impl Issuer {
     pub async fn verify(
         &self,
         jwt: &UnverifiedJwt<'_>,
-        now: UnixTime,
+        clock: &dyn Clock,
     ) -> Result<VerifiedClaims, VerifyError> {
-        let verified = self.check(jwt, now).await;
+        let verified = self.check(jwt, clock).await;
         if let Err(error) = verified {
             self.count_refusal(error.rule());
         }
-        verified.map(|valid_until| VerifiedClaims::new(jwt, valid_until))
+        verified.map(|(valid_until, version)| VerifiedClaims::new(jwt, valid_until, version))
     }
 
-    async fn check(&self, jwt: &UnverifiedJwt<'_>, now: UnixTime) -> Result<UnixTime, VerifyError> {
-        let (algorithm, valid_until) = self.rules.check(jwt, now)?;
-        match &self.keys {
-            IssuerKeys::Fixed(keys) => keys.verify(jwt, algorithm)?,
-            IssuerKeys::Fetched(cache) => cache.keys_for(jwt.kid()).await?.verify(jwt, algorithm)?,
-        }
-        Ok(valid_until)
+    async fn check(
+        &self,
+        jwt: &UnverifiedJwt<'_>,
+        clock: &dyn Clock,
+    ) -> Result<(UnixTime, KeyVersion), VerifyError> {
+        let (algorithm, valid_until) = self.rules.check(jwt, clock.now())?;
+        let version = match &self.keys {
+            IssuerKeys::Fixed(keys) => {
+                keys.verify(jwt, algorithm)?;
+                FIXED_KEYS_VERSION
+            }
+            IssuerKeys::Fetched(cache) => {
+                let fetched = cache.keys_for(jwt.kid()).await?;
+                fetched.keys.verify(jwt, algorithm)?;
+                // The wait for the keys may have taken seconds.
+                if valid_until <= clock.now() {
+                    return Err(Refusal::Expired.into());
+                }
+                fetched.version
+            }
+        };
+        Ok((valid_until, version))
     }
 
     /// Counts a token that the caller of [`verify`](Self::verify) refuses by a rule of its own.
@@ -241,7 +259,7 @@ impl Issuer {
     /// The version of the keys with which [`verify`](Self::verify) would verify now. `None` if they aren't available.
     pub(crate) fn key_version(&self) -> Option<KeyVersion> {
         match &self.keys {
-            IssuerKeys::Fixed(_) => Some(KeyVersion(0)),
+            IssuerKeys::Fixed(_) => Some(FIXED_KEYS_VERSION),
             IssuerKeys::Fetched(cache) => cache.version(),
         }
     }

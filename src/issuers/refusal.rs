@@ -48,7 +48,7 @@ pub enum Refusal {
     #[error("is older than `max_age`, or has no `iat`")]
     TooOld,
     /// A rule of a caller.
-    #[error("doesn't have a claim that the configuration requires (`jwt_claims` of a caller)")]
+    #[error("doesn't have the claims that the configuration requires (`jwt_claims` of a caller)")]
     CallerClaims,
     /// A rule of a caller.
     #[error("has no string in the claim that names the subject (`subject_claim` of the caller)")]
@@ -84,7 +84,7 @@ impl Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerifyError {
     Refused(Refusal),
-    /// The keys that decide aren't available.
+    /// The keys that would verify the token aren't available.
     KeysUnavailable {
         retry_after: Duration,
     },

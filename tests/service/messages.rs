@@ -78,7 +78,7 @@ const CHECK: &[(&str, Change)] = &[
         issuer(workspace, "jwks_url = \"https://login.example/jwks\"");
         replace(workspace, "{ sub = [\"shop\"] }", "{ azp = [\"shop\"] }");
     }),
-    ("one JWT could be both …: give each other values of", |workspace| {
+    ("one JWT could be both …: give them different values of", |workspace| {
         issuer(workspace, "jwks_url = \"https://login.example/jwks\"");
         let second = "[callers.second]\njwt_issuer = \"corp\"\njwt_claims = { sub = [\"shop\"] }\n\
                       allow = [\"identity.web\"]\n[callers.web]";

@@ -180,7 +180,15 @@ fn parse_issuer_name(section: &Section<'_>, key: &'static str, defined: &Defined
 }
 
 /// Reports callers that one JWT could authenticate as: for every claim that both name, they accept a common value.
-pub(super) fn reject_shared_jwts(root: &Section<'_>, callers: &BTreeMap<Name, CallerConfig>) {
+pub(super) fn reject_shared_jwts(
+    root: &Section<'_>,
+    callers: &BTreeMap<Name, CallerConfig>,
+    issuers: &BTreeMap<Name, IssuerConfig>,
+) {
+    let may_verify_the_same = |one: &Name, other: &Name| {
+        let (Some(first), Some(second)) = (issuers.get(one), issuers.get(other)) else { return false };
+        one == other || (first.issuer == second.issuer && first.keys == second.keys)
+    };
     let with_jwts: Vec<(&Name, &CallerJwtConfig)> =
         callers.values().filter_map(|caller| Some((&caller.name, caller.jwt.as_ref()?))).collect();
     for (at, (name, jwt)) in with_jwts.iter().enumerate() {
@@ -188,9 +196,9 @@ pub(super) fn reject_shared_jwts(root: &Section<'_>, callers: &BTreeMap<Name, Ca
             let has_common_value = |(claim, values): (&String, &Vec<String>)| {
                 other.claims.get(claim).is_none_or(|others| values.iter().any(|value| others.contains(value)))
             };
-            if jwt.issuer == other.issuer && jwt.claims.iter().all(has_common_value) {
+            if may_verify_the_same(&jwt.issuer, &other.issuer) && jwt.claims.iter().all(has_common_value) {
                 let message = format!(
-                    "one JWT could be both `{other_name}` and `{name}`: give each other values of `sub` in `jwt_claims`"
+                    "one JWT could be both `{other_name}` and `{name}`: give them different values of `sub` in `jwt_claims`"
                 );
                 root.problem("callers", message);
             }

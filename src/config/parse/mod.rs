@@ -140,7 +140,7 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     warn_unreachable_bundles(callers_section.as_ref(), &callers, &bundles);
     assign_algorithms(keysets_section.as_ref(), &mut keysets, &identity, &oauth);
     reject_shared_credentials(root, &callers);
-    reject_shared_jwts(root, &callers);
+    reject_shared_jwts(root, &callers, &issuers);
     warn_unused_issuers(issuers_section.as_ref(), &issuers, &callers);
     warn_unusable_credentials(callers_section.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {

@@ -175,7 +175,7 @@ faults! {
         changed(&json!({"iss": format!("{ISSUER}/")}));
     a_jwt_of_a_stranger: "incoming-token", fail, "no [issuers.NAME] has its `iss`, `https://stranger.example`",
         changed(&json!({"iss": "https://stranger.example"}));
-    a_jwt_of_another_workload: "incoming-token", fail, "for callers.shop, it doesn't have a claim that the configuration requires",
+    a_jwt_of_another_workload: "incoming-token", fail, "for callers.shop, it doesn't have the claims that the configuration requires",
         changed(&json!({"sub": "system:serviceaccount:shop:admin"}));
     a_logout_token: "incoming-token", fail, "by the rule `typ`",
         headed(&json!({"alg": "RS256", "typ": "logout+jwt", "kid": "key1"}));

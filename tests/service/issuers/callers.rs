@@ -67,7 +67,7 @@ async fn a_workload_mints_with_its_own_jwt_and_the_audit_line_says_so() {
     let refusal = |rule: &str| lines.iter().find(|line| line["rule"] == rule).cloned().unwrap_or_default();
     assert_eq!(refusal("jwt_claims")["issuer"], "corp");
     assert_eq!(refusal("iss")["issuer"], Value::Null);
-    let message = "refused a caller: the JWT doesn't have a claim that the configuration requires (`jwt_claims` of a caller)";
+    let message = "refused a caller: the JWT doesn't have the claims that the configuration requires (`jwt_claims` of a caller)";
     assert_eq!(refusal("jwt_claims")["message"], message);
     for secret in ["eyJ", "stranger", "elsewhere"] {
         assert!(!log.contains(secret), "the log has {secret}");
@@ -157,18 +157,31 @@ async fn a_remembered_jwt_is_forgotten_when_it_ends_or_its_key_does() {
 /// Two clusters can have the same `iss`, with other keys.
 #[tokio::test]
 async fn two_issuers_of_the_same_name_are_told_apart_by_their_keys() {
-    let (one, two) =
-        (FakeIssuer::serving(&[RSA.jwk("a")]).await, FakeIssuer::serving(&[OTHER_RSA.jwk("a")]).await);
+    let one = FakeIssuer::serving(&[RSA.jwk("a")]).await;
+    let two = FakeIssuer::serving(&[OTHER_RSA.jwk("a")]).await;
     let second = issuer(&two.jwks_url()).replace("issuers.corp", "issuers.dc2");
-    let callers = jwt_caller("one", "job") + &jwt_caller("two", "job").replace("\"corp\"", "\"dc2\"");
+    let other =
+        jwt_caller("two", "job").replace("\"corp\"", "\"dc2\"").replace("identity.web", "identity.web512");
+    let callers = jwt_caller("one", "job") + &other;
     let service = service_of(&(issuer(&one.jwks_url()) + &second + &callers)).await;
     let claims = claims_at(NOW, "job");
-    assert_eq!(status(&service, &RSA.token("a", &claims)).await, 200);
-    assert_eq!(status(&service, &OTHER_RSA.token("a", &claims)).await, 200);
-    assert_eq!(
-        status(&service, &super::IssuerKey::new(jsonwebtoken::Algorithm::RS256).token("a", &claims)).await,
-        401
-    );
+    // The only profile of a caller shows who it is.
+    let kid = async |jwt: String| {
+        let minted = service.post("/identity-token", &jwt, &json!({"sub": "user-1"})).await.ok();
+        minted["kid"].as_str().expect("a kid").to_owned()
+    };
+    assert_eq!(kid(RSA.token("a", &claims)).await, "WebAppKey1");
+    assert_eq!(kid(OTHER_RSA.token("a", &claims)).await, "Web512");
+    let stranger = super::IssuerKey::new(jsonwebtoken::Algorithm::RS256);
+    assert_eq!(status(&service, &stranger.token("a", &claims)).await, 401);
+    // A token of the first issuer that belongs to no caller is not looked for at the second one, even if that is down.
+    let asked = two.requests().len();
+    two.answer("/jwks", "500 Internal Server Error", "", "");
+    service.clock.advance(Duration::from_mins(11));
+    let mut late = claims_at(NOW + 660, "another job");
+    late["jti"] = json!(1);
+    assert_eq!(status(&service, &RSA.token("a", &late)).await, 401);
+    assert_eq!(two.requests().len(), asked);
 }
 
 /// One cluster's outage harms no workload of the other, and the other's keys aren't looked for at the first.
@@ -209,6 +222,9 @@ async fn a_flood_of_refused_jwts_is_logged_in_part_and_counted_in_full() {
     }
     let counted = "tokenmint_issuer_refusals_total{issuer=\"corp\",rule=\"jwt_claims\"} 200";
     assert!(service.metrics().await.contains(counted));
+    service.post_text("/identity-token", "eyJ.e30.", "{}").await.refused(401, "invalid_client", None);
+    let unparsed = "tokenmint_issuer_refusals_total{issuer=\"\",rule=\"form\"} 1";
+    assert!(service.metrics().await.contains(unparsed), "{}", service.metrics().await);
     let lines = service.whole_log().await.matches("refused a caller").count();
     assert!((20..100).contains(&lines), "{lines}");
 }

@@ -39,7 +39,7 @@ fn invalid_issuers_are_refused_by_field() {
     for (more, field, message) in [
         (no_audience(""), "issuers.corp.audience", "is missing: name what the tokens must be issued for"),
         (no_audience("audience = []\n"), "issuers.corp.audience", "is missing"),
-        (no_audience("audience = [\"\"]\n"), "issuers.corp.audience", ""),
+        (no_audience("audience = [\"\"]\n"), "issuers.corp.audience", "must not be empty"),
         (no_audience("audience = [\"a\", \"a\"]\n"), "issuers.corp.audience", "twice"),
         (good(""), "issuers.corp.jwks_url", "give exactly one of"),
         (good("discovery = false"), "issuers.corp.jwks_url", "give exactly one of"),
@@ -139,14 +139,26 @@ fn invalid_issuers_are_refused_by_field() {
         (
             good(URL) + "subject_token = \"required\"\nsubject_issuer = \"corp\"\nsubject_claim = \"\"\n",
             "callers.workload.subject_claim",
-            "",
+            "must not be empty",
         ),
     ] {
         let (code, said) = check(&more);
         assert_eq!(code, 64, "{field} {message}: {said}");
-        let line = said.lines().find(|line| line.contains(field)).unwrap_or_default();
-        assert!(line.contains(message), "{field} {message}: {said}");
+        let is_it = |line: &str| line.starts_with(field) && line.contains(message);
+        assert!(said.lines().any(is_it), "{field} {message}: {said}");
     }
+}
+
+/// Two names of one issuer verify the same tokens.
+#[test]
+fn callers_of_one_issuer_under_two_names_must_differ() {
+    let second =
+        |url: &str| issuer(url).replace("issuers.corp", "issuers.again").replace("mint-for-shop", "other");
+    let callers = jwt_caller("a", "job") + &jwt_caller("b", "job").replace("\"corp\"", "\"again\"");
+    let (code, said) = check(&(issuer(URL) + &second(URL) + &callers));
+    assert!(code == 64 && said.contains("one JWT could be both `a` and `b`"), "{said}");
+    let (code, said) = check(&(issuer(URL) + &second(&URL.replace("acme", "elsewhere")) + &callers));
+    assert_eq!(code, 0, "{said}");
 }
 
 #[test]
@@ -160,6 +172,7 @@ fn callers_whose_claims_differ_can_share_an_issuer() {
 
 #[test]
 fn an_issuer_that_no_caller_uses_is_a_warning() {
-    let (_, said) = check(&issuer(URL));
+    let (code, said) = check(&issuer(URL));
+    assert_eq!(code, 0, "{said}");
     assert!(said.contains("issuers.corp") && said.contains("is used by no caller"), "{said}");
 }

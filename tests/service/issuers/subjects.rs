@@ -64,19 +64,20 @@ async fn the_subject_is_the_one_of_the_token_at_every_endpoint() {
 async fn a_stolen_api_key_names_none_of_a_thousand_subjects() {
     let fake = FakeIssuer::serving(&[RSA.jwk("a")]).await;
     let service = service_of(&fake, &subject_caller("required")).await;
-    let mut minted = 0;
     for n in 0..1_000 {
         let sub = format!("user-{n}");
-        let body = match n % 4 {
-            0 => json!({"sub": sub}),
-            1 => json!({"sub": sub, "subject_token": ""}),
-            2 => json!({"sub": sub, "subject_token": token("mallory")}),
-            _ => json!({"sub": sub, "subject_token": format!("{}x", token(&sub))}),
-        };
-        let path = ["/identity-token", "/bundle"][n % 2];
-        minted += u32::from(post(&service, path, body).await.status.is_success());
+        for path in ["/identity-token", "/bundle"] {
+            let body = match n % 4 {
+                0 => json!({"sub": sub}),
+                1 => json!({"sub": sub, "subject_token": ""}),
+                2 => json!({"sub": sub, "subject_token": token("mallory")}),
+                _ => json!({"sub": sub, "subject_token": format!("{}x", token(&sub))}),
+            };
+            let answer = post(&service, path, body).await;
+            let field = if n % 4 == 2 { "sub" } else { "subject_token" };
+            answer.refused(400, "invalid_request", Some(field));
+        }
     }
-    assert_eq!(minted, 0);
 }
 
 #[tokio::test]
@@ -126,13 +127,18 @@ async fn audit_mode_shows_what_would_be_refused() {
         assert_eq!(user_of("/identity-token", &minted), body["sub"]);
     }
     post(json!({"subject_token": "x"})).await.refused(400, "invalid_request", Some("subject_token"));
-    assert!(service.metrics().await.contains(&format!("{refused}3")));
+    // Only audit mode allowed the three, and not a fourth that another rule refuses.
+    post(json!({"sub": "user-5", "profile": "web512"})).await.ok();
+    assert!(service.metrics().await.contains(&format!("{refused}4")));
+    post(json!({"sub": "user-6", "ttl": 1})).await.refused(400, "invalid_request", Some("ttl"));
+    assert!(service.metrics().await.contains(&format!("{refused}4")));
     let log = service.whole_log().await;
     let line = |reason: &str| {
         let found = log.lines().find(|line| line.contains(reason) && line.contains("would be refused"));
         serde_json::from_str::<Value>(found.unwrap_or_else(|| panic!("{reason} in {log}"))).expect("JSON")
     };
-    assert_eq!(line("is missing")["rule"], "subject_token");
+    let missing = line("is missing");
+    assert_eq!((&missing["rule"], &missing["profile"]), (&json!("subject_token"), &json!("identity.web")));
     line("isn't a signed JWT");
     line("isn't the subject of");
     assert!(!log.contains("user-4"), "no subject is in the log");
@@ -175,6 +181,11 @@ async fn no_minted_token_outlives_the_subject_token() {
         body["subject_token"] = json!(token("user-1"));
         let minted = post(&service, path, body.clone()).await.ok();
         assert_eq!(minted["expires_at"], NOW + 600, "{path} {body}");
+        let each = minted["tokens"].as_object().map(|tokens| tokens.values().cloned().collect());
+        for token in each.unwrap_or_else(|| vec![minted["token"].clone()]) {
+            let (_, claims) = unverified(token.as_str().expect("a token"));
+            assert_eq!(claims["exp"], NOW + 600, "{path} {body}");
+        }
     }
     let shorter =
         post(&service, "/identity-token", json!({"ttl": 60, "subject_token": token("user-1")})).await;

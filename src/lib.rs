@@ -13,7 +13,6 @@
 //! | `sync` | the mutex type, which the schedule tests replace by one that explores interleavings |
 //! | [`metrics`] | all Prometheus metric families |
 //! | [`config`] | reads TOML and environment variables into one validated `Config` |
-//! | [`issuers`] | verifies JWTs of other issuers; fetches and keeps their keys |
 //! | [`traces`] | W3C trace context, and OpenTelemetry spans in builds that export them |
 //! | [`keys`] | reads PEM files into a `KeyRing`: keysets, private keys, certificates, and the schedule of signing keys |
 //! | [`tokens`] | builds and signs the tokens: identity tokens, OAuth assertions, Intercom JWTs. The signing queue is here |

@@ -77,8 +77,8 @@ impl ClaimRules {
             ("iss", format!("{:?}", self.issuer.as_str()), self.check_issuer(jwt)),
             ("aud", audience.join(" or "), self.check_audience(jwt)),
             ("exp", "later than now".to_owned(), check_expiry(jwt, now).map(|_| ())),
-            ("nbf", format!("at most {leeway} s from now"), self.check_not_before(jwt, now)),
-            ("iat", format!("at most {leeway} s from now"), self.check_issued_at(jwt, now)),
+            ("nbf", format!("at most {leeway} s in the future"), self.check_not_before(jwt, now)),
+            ("iat", format!("at most {leeway} s in the future"), self.check_issued_at(jwt, now)),
         ];
         if let Some(max_age) = self.max_age {
             let required = format!("at most {} s old", max_age.as_secs());

@@ -9,7 +9,6 @@ use axum::Router;
 use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +22,8 @@ const TOKEN_LIFETIME: i64 = 3_600;
 /// An issuer with one ES256 key, which exists only in memory.
 pub(crate) struct DemoIssuer {
     url: String,
-    key: EncodingKey,
+    key: EcdsaKeyPair,
+    randomness: SystemRandom,
     jwk: Value,
 }
 
@@ -33,14 +33,12 @@ impl DemoIssuer {
     /// # Errors
     /// The host gives no random bytes.
     pub(crate) fn new(url: String) -> io::Result<Self> {
-        // The crypto provider must not depend on the features of other crates. The first installed provider stays.
-        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
-        let pkcs8 =
-            EcdsaKeyPair::generate_pkcs8(algorithm, &SystemRandom::new()).map_err(io::Error::other)?;
-        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref()).map_err(io::Error::other)?;
+        let randomness = SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &randomness).map_err(io::Error::other)?;
+        let key = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref()).map_err(io::Error::other)?;
         // An uncompressed point (SEC 1, section 2.3.3): the byte 4, then both coordinates.
-        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
         let jwk = json!({
             "kty": "EC",
             "crv": "P-256",
@@ -50,7 +48,7 @@ impl DemoIssuer {
             "x": URL_SAFE_NO_PAD.encode(x),
             "y": URL_SAFE_NO_PAD.encode(y),
         });
-        Ok(Self { url, key: EncodingKey::from_ec_der(pkcs8.as_ref()), jwk })
+        Ok(Self { url, key, randomness, jwk })
     }
 
     /// Issues a JWT for `sub` and `aud` that is valid for an hour from `now`, in seconds since 1970.
@@ -58,10 +56,13 @@ impl DemoIssuer {
     /// # Errors
     /// The token can't be signed.
     pub(crate) fn token(&self, sub: &str, aud: &str, now: i64) -> io::Result<String> {
-        let header = Header { kid: Some(KID.to_owned()), ..Header::new(Algorithm::ES256) };
+        let header = json!({"alg": "ES256", "typ": "JWT", "kid": KID});
         let claims =
             json!({"iss": self.url, "aud": aud, "sub": sub, "iat": now, "exp": now + TOKEN_LIFETIME});
-        jsonwebtoken::encode(&header, &claims, &self.key).map_err(io::Error::other)
+        let [header, claims] = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        let signed = format!("{header}.{claims}");
+        let signature = self.key.sign(&self.randomness, signed.as_bytes()).map_err(io::Error::other)?;
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
     /// Serves the metadata (`OpenID` Connect Discovery 1.0) and the JWKS on `listener`.

@@ -262,7 +262,7 @@ impl Metrics {
             ),
             issuer_refusals: builder.counters(
                 "issuer_refusals_total",
-                "JWTs that were refused or could not be verified, by issuer and rule.",
+                "JWTs that were refused or could not be verified, by issuer (empty: of none in the configuration) and rule.",
                 &["issuer", "rule"],
             ),
             issuer_fetches: builder.counters(

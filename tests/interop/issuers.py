@@ -56,6 +56,16 @@ def logged(service, answer):
     return json.loads(line)
 
 
+def logged_refusal(service, rule):
+    """A line of the log about a refused caller. Not each has one, since their rate is limited. Logging is asynchronous, so it may come
+    after the answer."""
+    def find():
+        lines = [json.loads(line) for line in service.log.read_text().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [line for line in lines if line["message"].startswith("refused a caller: the JWT ") and line["rule"] == rule]
+
+    return wait_until(find, f"the log has a line about a JWT refused by the rule {rule}")[-1]
+
+
 def without_id(answer):
     """The body of an answer that refuses, but for what is its own."""
     return {name: value for name, value in answer.json().items() if name != "request_id"}

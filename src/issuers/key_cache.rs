@@ -1,6 +1,6 @@
 //! [`KeyCache`]: the fetched keys of one issuer.
 //!
-//! - Single flight: all requests share one fetch. It runs in a task of its own, so a client that disconnects doesn't end it.
+//! - All requests share one fetch (request coalescing). It runs in a task of its own, so a client that disconnects doesn't end it.
 //! - Stale while revalidate: a request whose key is cached never waits. Keys that are due for renewal are fetched in the background.
 //! - An unknown `kid` causes a fetch, because issuers rotate their keys. If the issuer doesn't have it either, no unknown `kid`
 //!   causes another fetch for [`UNKNOWN_KID_COOLDOWN`], however many such tokens arrive.

@@ -88,7 +88,7 @@ async fn authenticate_bearer(
         Ok((how, caller)) => Ok((how, caller.clone())),
         Err(error) => {
             if let JwtError::Refused { issuer, refusal } = &error
-                && snapshot.callers.may_log_refused_jwt(state.clock.monotonic())
+                && snapshot.callers.may_log_refused_jwt(issuer.as_ref(), state.clock.monotonic())
             {
                 tracing::warn!(
                     request_id = scope.id(),

@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 
 /// The largest number of cached JWTs.
 const MAX_VERIFIED: u64 = 10_000;
-/// The rate of log lines about refused JWTs. Metrics count all of them.
+/// The rate of log lines about refused JWTs of one issuer. Metrics count all of them.
 const MAX_LOG_RATE: RateLimit = RateLimit { requests: 1, window: Duration::from_secs(1), burst: 20 };
 
 /// Why a JWT doesn't authenticate a caller. The caller itself learns only that it isn't.
@@ -45,7 +45,7 @@ pub(super) struct JwtCredentials {
     verified: Cache<[u8; 32], VerifiedJwt>,
     /// Counts refused JWTs, by issuer and rule.
     refusals: IntCounterVec,
-    /// Limits the log lines about refused JWTs, because anybody can send one.
+    /// Limits the log lines about JWTs of no issuer.
     log_limit: TokenBucket,
 }
 
@@ -53,6 +53,8 @@ pub(super) struct JwtCredentials {
 struct CallerIssuer {
     issuer: Arc<TrustedIssuer>,
     callers: Vec<(u32, BTreeMap<String, Vec<String>>)>,
+    /// Limits the log lines about refused JWTs of this issuer, because anybody can send one.
+    log_limit: TokenBucket,
 }
 
 /// The result of a verification.
@@ -86,6 +88,7 @@ impl JwtCredentials {
                 .expect("a validated configuration has each issuer that it names")
                 .clone(),
             callers,
+            log_limit: TokenBucket::default(),
         };
         Self {
             issuers: of_issuer.into_iter().map(with_callers).collect(),
@@ -95,9 +98,10 @@ impl JwtCredentials {
         }
     }
 
-    /// Whether a refused JWT may be logged, at the monotonic time `now`.
-    pub(super) fn may_log_refusal(&self, now: Duration) -> bool {
-        self.log_limit.try_acquire(MAX_LOG_RATE, now).is_ok()
+    /// Whether a refused JWT of this issuer, or of none, may be logged at the monotonic time `now`.
+    pub(super) fn may_log_refusal(&self, issuer: Option<&Name>, now: Duration) -> bool {
+        let with = self.issuers.iter().find(|with| Some(&with.issuer.name) == issuer);
+        with.map_or(&self.log_limit, |with| &with.log_limit).try_acquire(MAX_LOG_RATE, now).is_ok()
     }
 
     /// Whether a credential must be looked at as a JWT.
@@ -167,7 +171,7 @@ impl JwtCredentials {
         digest: [u8; 32],
         clock: &dyn Clock,
     ) -> Result<u32, VerifyError> {
-        let CallerIssuer { issuer, callers } = &self.issuers[index];
+        let CallerIssuer { issuer, callers, .. } = &self.issuers[index];
         let claims = issuer.verify(jwt, clock).await?;
         let caller = find_caller(callers, &claims).ok_or_else(|| {
             issuer.count_refusal(Refusal::CallerClaims.rule());

@@ -165,9 +165,9 @@ impl Callers {
         Ok((JWT_CREDENTIAL, self.caller(index)))
     }
 
-    /// Whether a refused JWT may be logged, at the monotonic time `now`.
-    pub(crate) fn may_log_refused_jwt(&self, now: Duration) -> bool {
-        self.jwts.may_log_refusal(now)
+    /// Whether a refused JWT of this issuer, or of none, may be logged at the monotonic time `now`.
+    pub(crate) fn may_log_refused_jwt(&self, issuer: Option<&Name>, now: Duration) -> bool {
+        self.jwts.may_log_refusal(issuer, now)
     }
 
     fn caller(&self, index: u32) -> &Arc<Caller> {

@@ -56,10 +56,7 @@ pub(crate) struct KeyFetcher {
 /// Compares everything that a fetch depends on.
 impl PartialEq for KeyFetcher {
     fn eq(&self, other: &Self) -> bool {
-        self.config == other.config
-            && self.authorities == other.authorities
-            && self.algorithms == other.algorithms
-            && self.issuer == other.issuer
+        self.fetches_the_same(other) && self.config == other.config && self.authorities == other.authorities
     }
 }
 
@@ -97,6 +94,13 @@ const METADATA: &str = "the issuer's metadata";
 const JWKS: &str = "the JWKS";
 
 impl KeyFetcher {
+    /// Whether the other one fetches the same keys, perhaps with other certificate authorities or another token.
+    pub(super) fn fetches_the_same(&self, other: &Self) -> bool {
+        self.config.address == other.config.address
+            && self.algorithms == other.algorithms
+            && self.issuer == other.issuer
+    }
+
     /// Reads `ca_file`.
     ///
     /// # Errors

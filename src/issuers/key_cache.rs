@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::fetch::{FetchError, FetchKeys, FetchedKeys};
 use super::key_set::KeySet;
 use super::refusal::VerifyError;
-use crate::clock::Clock;
+use crate::clock::{Clock, UnixTime};
 use crate::config::Name;
 use crate::metrics::Metrics;
 
@@ -45,8 +45,27 @@ pub(super) struct VersionedKeys {
     pub(super) version: KeyVersion,
 }
 
-/// All times are monotonic.
-#[derive(Default)]
+/// A moment by both clocks. The monotonic one may stand still while the host is suspended, and the wall clock may jump.
+#[derive(Clone, Copy)]
+struct Moment {
+    monotonic: Duration,
+    wall: UnixTime,
+}
+
+impl Moment {
+    fn of(clock: &dyn Clock) -> Self {
+        Self { monotonic: clock.monotonic(), wall: clock.now() }
+    }
+
+    /// The time since `earlier`, by the clock that says more.
+    fn since(self, earlier: Self) -> Duration {
+        let wall = u64::try_from(earlier.wall.seconds_until(self.wall)).unwrap_or(0);
+        self.monotonic.saturating_sub(earlier.monotonic).max(Duration::from_secs(wall))
+    }
+}
+
+/// The times here are monotonic, except in `cached`.
+#[derive(Clone, Default)]
 struct State {
     cached: Option<CachedKeys>,
     running: Option<RunningFetch>,
@@ -60,15 +79,18 @@ struct State {
     reported: Option<(String, bool)>,
 }
 
+#[derive(Clone)]
 struct CachedKeys {
     keys: VersionedKeys,
     /// The SHA-256 of the JWKS.
     digest: [u8; 32],
-    fetched_at: Duration,
-    renew_at: Duration,
+    fetched_at: Moment,
+    /// The age at which they are due for renewal.
+    lifetime: Duration,
 }
 
 /// A fetch that is running.
+#[derive(Clone)]
 struct RunningFetch {
     /// The key that a token names, if the fetch was started for it.
     wanted_kid: Option<String>,
@@ -87,24 +109,25 @@ enum NextStep {
 
 impl State {
     /// The cached keys, unless they are too old.
-    fn usable(&self, now: Duration) -> Option<&CachedKeys> {
-        self.cached.as_ref().filter(|cached| now.saturating_sub(cached.fetched_at) < MAX_KEY_AGE)
+    fn usable(&self, now: Moment) -> Option<&CachedKeys> {
+        self.cached.as_ref().filter(|cached| now.since(cached.fetched_at) < MAX_KEY_AGE)
     }
 
     /// How long no fetch may start because the last one failed. `None` if one may.
-    fn retry_after(&self, now: Duration) -> Option<Duration> {
-        self.retry_at?.checked_sub(now).filter(|wait| !wait.is_zero())
+    fn retry_after(&self, now: Moment) -> Option<Duration> {
+        self.retry_at?.checked_sub(now.monotonic).filter(|wait| !wait.is_zero())
     }
 
-    fn is_fetch_due(&self, now: Duration) -> bool {
-        self.retry_after(now).is_none() && self.usable(now).is_none_or(|cached| now >= cached.renew_at)
+    fn is_fetch_due(&self, now: Moment) -> bool {
+        let is_due = |cached: &CachedKeys| now.since(cached.fetched_at) >= cached.lifetime;
+        self.retry_after(now).is_none() && self.usable(now).is_none_or(is_due)
     }
 
     /// Decides for a token with this `kid`.
     ///
     /// # Errors
     /// There are no keys, or none with this `kid`, and the last fetch has just failed.
-    fn next_step(&self, kid: Option<&str>, now: Duration) -> Result<NextStep, VerifyError> {
+    fn next_step(&self, kid: Option<&str>, now: Moment) -> Result<NextStep, VerifyError> {
         let cached = self.usable(now);
         let is_due = self.is_fetch_due(now);
         if let Some(cached) = cached.filter(|cached| kid.is_none_or(|kid| cached.keys.keys.has_kid(kid))) {
@@ -114,7 +137,7 @@ impl State {
         if let Some(retry_after) = self.retry_after(now) {
             return Err(VerifyError::KeysUnavailable { retry_after });
         }
-        let cooldown = self.cooldown_until.saturating_sub(now);
+        let cooldown = self.cooldown_until.saturating_sub(now.monotonic);
         Ok(match cached {
             Some(cached) if !is_due && !cooldown.is_zero() => {
                 NextStep::CoolDown(cached.keys.clone(), cooldown)
@@ -127,6 +150,27 @@ impl State {
 impl<F: FetchKeys> KeyCache<F> {
     pub(super) fn new(issuer: Name, fetcher: F, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self { issuer, fetcher, state: watch::Sender::new(State::default()), clock, metrics })
+    }
+
+    /// Makes a cache for another fetcher of the same keys, for example with other certificate authorities. It has the keys of
+    /// `previous`, which are due for renewal.
+    pub(super) fn with_fetcher(previous: &Self, fetcher: F) -> Arc<Self> {
+        let mut state = State { running: None, retry_at: None, ..previous.state.borrow().clone() };
+        if let Some(cached) = &mut state.cached {
+            cached.lifetime = Duration::ZERO;
+        }
+        let (clock, metrics) = (previous.clock.clone(), previous.metrics.clone());
+        Arc::new(Self {
+            issuer: previous.issuer.clone(),
+            fetcher,
+            state: watch::Sender::new(state),
+            clock,
+            metrics,
+        })
+    }
+
+    fn now(&self) -> Moment {
+        Moment::of(&*self.clock)
     }
 
     pub(super) const fn fetcher(&self) -> &F {
@@ -148,7 +192,7 @@ impl<F: FetchKeys> KeyCache<F> {
             let (step, completed, is_joining) = {
                 let state = receiver.borrow_and_update();
                 let is_of_another = |running: &RunningFetch| running.wanted_kid.as_deref() != kid;
-                let step = state.next_step(kid, self.clock.monotonic())?;
+                let step = state.next_step(kid, self.now())?;
                 (step, state.completed, state.running.as_ref().is_some_and(is_of_another))
             };
             match step {
@@ -175,7 +219,7 @@ impl<F: FetchKeys> KeyCache<F> {
     pub(super) fn fetch_if_due(self: &Arc<Self>) {
         let due = {
             let state = self.state.borrow();
-            state.is_fetch_due(self.clock.monotonic()).then_some(state.completed)
+            state.is_fetch_due(self.now()).then_some(state.completed)
         };
         if let Some(completed) = due {
             self.start_fetch(None, completed);
@@ -200,7 +244,7 @@ impl<F: FetchKeys> KeyCache<F> {
 
     /// Ends the running fetch. `outcome` is `None` if it panicked.
     fn end_fetch(&self, outcome: Option<Result<FetchedKeys, FetchError>>) {
-        let now = self.clock.monotonic();
+        let now = self.now();
         let label = if matches!(outcome, Some(Ok(_))) { "success" } else { "failure" };
         self.metrics.issuer_fetches.with_label_values(&[self.issuer.as_str(), label]).inc();
         // Logged after the state is unlocked.
@@ -212,13 +256,13 @@ impl<F: FetchKeys> KeyCache<F> {
             match outcome {
                 Some(Ok(fetched)) => {
                     if wanted_kid.is_some_and(|kid| !fetched.keys.has_kid(&kid)) {
-                        state.cooldown_until = now + UNKNOWN_KID_COOLDOWN;
+                        state.cooldown_until = now.monotonic + UNKNOWN_KID_COOLDOWN;
                     }
                     state.store(fetched, now);
                     has_recovered = state.reported.take().is_some();
                 }
                 Some(Err(error)) => {
-                    state.retry_at = Some(now + RETRY_INTERVAL);
+                    state.retry_at = Some(now.monotonic + RETRY_INTERVAL);
                     let report = (error.to_string(), state.usable(now).is_some());
                     if state.reported.as_ref() != Some(&report) {
                         state.reported = Some(report.clone());
@@ -226,7 +270,7 @@ impl<F: FetchKeys> KeyCache<F> {
                     }
                 }
                 // The panic has a log line of its own.
-                None => state.retry_at = Some(now + RETRY_INTERVAL),
+                None => state.retry_at = Some(now.monotonic + RETRY_INTERVAL),
             }
         });
         if let Some((error, has_keys)) = failure {
@@ -244,12 +288,12 @@ impl<F: FetchKeys> KeyCache<F> {
 
     /// The version of the keys; `None` if there are none, or if they are too old.
     pub(super) fn version(&self) -> Option<KeyVersion> {
-        self.state.borrow().usable(self.clock.monotonic()).map(|cached| cached.keys.version)
+        self.state.borrow().usable(self.now()).map(|cached| cached.keys.version)
     }
 
     /// Whether one of the keys has this `kid`.
     pub(super) fn has_kid(&self, kid: &str) -> bool {
-        self.state.borrow().usable(self.clock.monotonic()).is_some_and(|cached| cached.keys.keys.has_kid(kid))
+        self.state.borrow().usable(self.now()).is_some_and(|cached| cached.keys.keys.has_kid(kid))
     }
 
     /// Exports the age of the keys. Without keys there is no series.
@@ -257,7 +301,7 @@ impl<F: FetchKeys> KeyCache<F> {
         let labels = [self.issuer.as_str()];
         match &self.state.borrow().cached {
             Some(cached) => {
-                let age = self.clock.monotonic().saturating_sub(cached.fetched_at);
+                let age = self.now().since(cached.fetched_at);
                 self.metrics.issuer_keys_age.with_label_values(&labels).set(age.as_secs_f64());
             }
             // An error means that the series doesn't exist.
@@ -267,14 +311,14 @@ impl<F: FetchKeys> KeyCache<F> {
 }
 
 impl State {
-    fn store(&mut self, fetched: FetchedKeys, now: Duration) {
+    fn store(&mut self, fetched: FetchedKeys, now: Moment) {
         let FetchedKeys { keys, digest, lifetime } = fetched;
         let unchanged = self.cached.take().filter(|cached| cached.digest == digest);
         let keys = unchanged.map_or_else(
             || VersionedKeys { keys: Arc::new(keys), version: KeyVersion(self.completed) },
             |cached| cached.keys,
         );
-        self.cached = Some(CachedKeys { keys, digest, fetched_at: now, renew_at: now + lifetime });
+        self.cached = Some(CachedKeys { keys, digest, fetched_at: now, lifetime });
         self.retry_at = None;
     }
 }
@@ -307,7 +351,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::clock::{ManualClock, UnixTime};
+    use crate::clock::ManualClock;
     use crate::hash::sha256;
 
     /// A fake issuer: the kids that it publishes, or `None` while it is down.
@@ -463,6 +507,24 @@ mod tests {
         *issuer.published.lock().expect("not poisoned") = Some(BTreeSet::from([1, 2]));
         clock.advance(UNKNOWN_KID_COOLDOWN);
         assert!(cache.keys_for(Some("2")).await.expect("keys").keys.has_kid("2"));
+    }
+
+    /// A suspended host's monotonic clock stands still.
+    #[tokio::test]
+    async fn keys_age_by_the_clock_that_says_more() {
+        let issuer = Arc::new(FakeIssuer::default());
+        let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(0)));
+        let name = Name::parse("corp").expect("a name");
+        let cache = KeyCache::new(name, issuer.clone(), clock.clone(), Arc::new(Metrics::new()));
+        *issuer.published.lock().expect("not poisoned") = Some(BTreeSet::from([1]));
+        cache.keys_for(Some("1")).await.expect("keys");
+        *issuer.published.lock().expect("not poisoned") = None;
+        clock.set(UnixTime::from_seconds(7_199));
+        assert!(cache.keys_for(Some("1")).await.is_ok());
+        clock.set(UnixTime::from_seconds(7_200));
+        assert!(cache.keys_for(Some("1")).await.is_err());
+        clock.set(UnixTime::from_seconds(-7_200));
+        assert!(cache.keys_for(Some("1")).await.is_ok());
     }
 
     /// So remembered JWTs aren't verified again for nothing.

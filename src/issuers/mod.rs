@@ -137,10 +137,13 @@ impl Issuers {
                 KeyOrigin::Fixed(keys) => IssuerKeys::Fixed(keys),
                 KeyOrigin::Fetched(fetcher) => {
                     let kept = previous.and_then(|previous| previous.key_cache(&issuer.name));
-                    let kept = kept.filter(|kept| *kept.fetcher() == *fetcher).cloned();
-                    let name = issuer.name.clone();
-                    let new = || KeyCache::new(name, *fetcher, clock.clone(), metrics.clone());
-                    IssuerKeys::Fetched(kept.unwrap_or_else(new))
+                    IssuerKeys::Fetched(match kept {
+                        Some(kept) if *kept.fetcher() == *fetcher => kept.clone(),
+                        Some(kept) if kept.fetcher().fetches_the_same(&fetcher) => {
+                            KeyCache::with_fetcher(kept, *fetcher)
+                        }
+                        _ => KeyCache::new(issuer.name.clone(), *fetcher, clock.clone(), metrics.clone()),
+                    })
                 }
             };
             let issuer = TrustedIssuer {

@@ -95,6 +95,11 @@ fn parse_key_source(section: &Section<'_>, issuer: Option<&Issuer>) -> Option<Is
         let message = "holds fewer than 32 bytes, which can be guessed: have the issuer use a longer secret";
         section.problem("secret_file", message);
     }
+    if secret.as_ref().is_some_and(|secret| secret.expose_secret().starts_with("-----BEGIN ")) {
+        let message =
+            "holds PEM text. A public key is no secret: give keys as a JWKS with `jwks_url` or `jwks_file`";
+        section.problem("secret_file", message);
+    }
     let address = if discovery {
         let url = parse_url(issuer?.as_str());
         let url =
@@ -122,6 +127,10 @@ pub(super) fn parse_caller_jwt(section: &Section<'_>, defined: &DefinedNames) ->
             .list_of(claim, node, |text| validate_text(text, LONGEST_CLAIM_VALUE).map(|()| text.to_owned()));
         if section.is_empty_list(claim) {
             section.problem(claim, "lists no value, so no token has one of them: list the accepted values");
+        }
+        if values.iter().any(|value| value.contains('*')) {
+            let message = "has a `*`, which stands for itself: values are compared whole, so list each value";
+            section.warn(WarningCode::CallerCredential, claim, message);
         }
         is_complete &= name.is_ok() && !values.is_empty();
         claims.insert(claim.to_owned(), values);

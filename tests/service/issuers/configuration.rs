@@ -11,6 +11,7 @@ fn check(more: &str) -> (i32, String) {
     workspace.write("jwks.json", &serde_json::json!({"keys": [RSA.jwk("a")]}).to_string());
     workspace.write("empty.json", "{\"keys\": []}");
     workspace.write("long.secret", "0123456789abcdef0123456789abcdef");
+    workspace.write("public.secret", &RSA.pair.public_key_pem());
     workspace.write("short.secret", "0123456789abcdef");
     let ran = workspace.run(&["check"]);
     (ran.code(), ran.stdout + &ran.stderr)
@@ -65,6 +66,7 @@ fn invalid_issuers_are_refused_by_field() {
             "must be [\"HS256\"]",
         ),
         (good("secret_file = \"short.secret\""), "issuers.corp.secret_file", "fewer than 32 bytes"),
+        (good("secret_file = \"public.secret\""), "issuers.corp.secret_file", "holds PEM text"),
         (good("secret_file = \"absent.secret\""), "issuers.corp.secret_file", "names no file"),
         (
             good("jwks_file = \"empty.json\""),
@@ -168,6 +170,15 @@ fn callers_whose_claims_differ_can_share_an_issuer() {
         + &jwt_caller("c", "two");
     let (code, said) = check(&(issuer(URL) + &callers));
     assert_eq!(code, 0, "{said}");
+}
+
+#[test]
+fn a_value_that_looks_like_a_pattern_is_a_warning() {
+    let (code, said) = check(&(issuer(URL) + &jwt_caller("workload", "system:serviceaccount:shop:*")));
+    assert!(
+        code == 0 && said.contains("callers.workload.jwt_claims.sub") && said.contains("has a `*`"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The keys of an issuer: fetched, kept, renewed, and missing.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -14,6 +14,11 @@ use crate::in_process::InProcess;
 use crate::support::{AT_ONCE, Answer, Workspace, configuration, eventually};
 
 const NOW: i64 = 1_796_083_200;
+/// A certificate authority, in PEM.
+static AUTHORITY: LazyLock<String> = LazyLock::new(|| {
+    let parameters = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+    parameters.self_signed(&EC.pair).expect("a certificate").pem()
+});
 
 /// The service with the caller `workload`, and its clock.
 async fn service_of(fake: &FakeIssuer) -> InProcess {
@@ -303,8 +308,13 @@ async fn a_reload_keeps_the_keys_of_unchanged_issuers() {
     fake.hold(true);
     assert_eq!(status(&service, &RSA, "a").await, 200);
     assert_eq!(fake.requests().len(), 1);
+    // Other authorities: the keys stay, and are renewed.
+    service.workspace.write("ca.crt", &AUTHORITY);
+    configure(&issuer(&format!("{}\nca_file = \"ca.crt\"", fake.jwks_url())));
+    assert_eq!(status(&service, &RSA, "a").await, 200);
     fake.hold(false);
+    eventually("the keys are renewed", async || fake.requests().len() == 2).await;
     configure(&issuer(&format!("{}\nalgorithms = [\"ES256\"]", fake.jwks_url())));
     assert_eq!((status(&service, &EC, "b").await, status(&service, &RSA, "a").await), (200, 401));
-    assert_eq!(fake.requests().len(), 2);
+    assert_eq!(fake.requests().len(), 3);
 }

@@ -66,7 +66,7 @@ static ISSUER: TableSchema = TableSchema::new(
         ),
         key(
             "leeway",
-            Duration { min: "1s", max: "5m" },
+            Duration { min: "0s", max: "5m" },
             Default("\"30s\""),
             "The accepted difference between the clocks, for `iat` and `nbf`. `exp` has no leeway.",
         ),

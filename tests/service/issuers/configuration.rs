@@ -21,7 +21,7 @@ fn check(more: &str) -> (i32, String) {
 fn valid_issuers_are_accepted() {
     for keys in [
         URL,
-        "jwks_url = \"http://127.0.0.1:9/jwks\"\nleeway = \"1s\"\nmax_age = \"1h\"\nbearer_token_file = \"absent.token\"",
+        "jwks_url = \"http://127.0.0.1:9/jwks\"\nleeway = \"0s\"\nmax_age = \"1h\"\nbearer_token_file = \"absent.token\"",
         "discovery = true",
         "jwks_url = \"https://a.example\"\ndiscovery = false",
         "jwks_file = \"jwks.json\"\nalgorithms = [\"RS256\"]",
@@ -90,7 +90,7 @@ fn invalid_issuers_are_refused_by_field() {
             "issuers.corp.bearer_token_file",
             "is only for",
         ),
-        (good(&format!("{URL}\nleeway = \"6m\"")), "issuers.corp.leeway", "between 1s and 5m"),
+        (good(&format!("{URL}\nleeway = \"6m\"")), "issuers.corp.leeway", "between 0s and 5m"),
         (good(&format!("{URL}\nmax_age = \"0s\"")), "issuers.corp.max_age", "between 1s and 24h"),
         (good(&format!("{URL}\nsecret = \"x\"")), "issuers.corp.secret", "unknown key"),
         (

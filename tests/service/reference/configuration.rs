@@ -92,9 +92,10 @@ fn bounds(kind: &ValueKind) -> (Vec<String>, Vec<String>) {
             let (min, max) = (parse(min), parse(max));
             let step = if min.subsec_nanos() > 0 { Duration::from_micros(1) } else { Duration::from_secs(1) };
             let text = |duration: Duration| format!("\"{}\"", humantime::format_duration(duration));
+            let below = min.checked_sub(step).map(text);
             (
                 vec![text(min), text(max)],
-                vec![text(min.saturating_sub(step)), text(max + step), "\"soon\"".to_owned()],
+                below.into_iter().chain([text(max + step), "\"soon\"".to_owned()]).collect(),
             )
         }
         ValueKind::Size { min, max, .. } => {

@@ -33,10 +33,10 @@ class Issuer:
         self.file = folder / "issuer-jwks.json"
         self.file.write_text(json.dumps({"keys": keys}))
 
-    def token(self, subject, kid):
+    def token(self, subject, kid, number=0):
         key, algorithm = (self.rsa, "RS256") if kid == "rsa" else (self.ec, "ES256")
         now = int(time.time())
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + 3 * 3600}
+        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": subject, "jti": str(number), "iat": now, "exp": now + 3 * 3600}
         return jwt.encode(claims, key, algorithm, headers={"kid": kid})
 
     def config(self):
@@ -45,6 +45,8 @@ class Issuer:
             "[callers.workload]", 'jwt_issuer = "corp"', 'jwt_claims = { sub = ["job"] }', 'allow = ["identity.p00000"]',
             "[callers.proven]", f'api_key_sha256 = ["{digest(90_000)}"]', 'allow = ["identity.p00000"]',
             'subject_token = "required"', 'subject_issuer = "corp"',
+            # A user sends many tokens.
+            "[server.limits]", "remints_per_minute = 1000000", "remint_burst = 1000000",
         ])
 
 
@@ -53,8 +55,8 @@ def user(number):
 
 
 def subject_requests(issuer, path, kid, first, count):
-    """One request for each user, with a subject token of its own."""
-    body = lambda number: json.dumps({"subject_token": issuer.token(user(number), kid)})
+    """Requests of all users in turn, each with a subject token of its own."""
+    body = lambda number: json.dumps({"subject_token": issuer.token(user(number % USERS), kid, number)})
     ask = lambda number: http_request("POST", "/identity-token", body(number), api_key(90_000))
     return write_requests(path, map(ask, range(first, first + count)))
 

@@ -88,6 +88,14 @@ def refusals(log):
     return [(status, {name: value for name, value in json.loads(said).items() if value is not None}) for status, said in found]
 
 
+def assert_logged(service, text):
+    """The service writes its log in the background, so the text may come after the answer."""
+    patience = time.monotonic() + 10
+    while text not in service.log.read_text():
+        assert time.monotonic() < patience, f"the log has no {text}"
+        time.sleep(0.02)
+
+
 def environment(**more):
     """Ours without TOKENMINT_*, so that an example gets what a test gives it; and without a proxy to loopback."""
     ours = {n: v for n, v in os.environ.items() if not n.startswith("TOKENMINT_") and not n.lower().endswith("_proxy")}

@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from apps import EXAMPLES, REFUSED, STAND_IN_KEY, App, assert_never_stored, refusals
+from apps import EXAMPLES, REFUSED, STAND_IN_KEY, App, assert_logged, assert_never_stored, refusals
 from verify import assert_tokens_of
 
 HOSTILE = "</script><b>\"'&amp;<!--<script>{{7*7}}<%= 7*7 %>${7*7}"
@@ -250,7 +250,7 @@ def test_refusal_is_logged_with_its_error_and_its_request_id(app, service, tmp_p
         assert [(status, said["error"]) for status, said in logged] == [("401", "invalid_client")] * 2
         for _, said in logged:
             assert said.keys() == {"error", "request_id"}
-            assert said["request_id"] in service.log.read_text()
+            assert_logged(service, said["request_id"])
         assert "a-wrong-key" not in refused.said()
     finally:
         refused.kill()

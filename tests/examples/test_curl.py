@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from apps import EXAMPLES, REFUSED, STAND_IN_KEY, environment, refusals
+from apps import EXAMPLES, REFUSED, STAND_IN_KEY, assert_logged, environment, refusals
 from service import free_port
 from verify import assert_tokens_of
 
@@ -49,7 +49,7 @@ def test_wrong_key(service):
     assert (ran.returncode, ran.stdout) == (1, "")
     [(status, refusal)] = refusals(ran.stderr)
     assert (status, refusal["error"]) == ("401", "invalid_client")
-    assert refusal["request_id"] in service.log.read_text()
+    assert_logged(service, refusal["request_id"])
 
 
 def command_lines():

@@ -23,10 +23,10 @@ impl MintedToken {
     }
 
     /// The time at which to fetch the next token: after four fifths of the lifetime, or 30 seconds before its end if that is
-    /// earlier.
+    /// earlier. A token of less than a minute is renewed after half of it, so that no page asks again at once.
     /// A page has those 30 seconds to answer `onEmbeddedMessagingIdentityTokenExpired`.
     pub(crate) fn renew_at(&self) -> UnixTime {
-        let before = (self.expires_in() / 5).max(30);
+        let before = (self.expires_in() / 5).max(30).min(self.expires_in() / 2);
         UnixTime::from_seconds(self.expires_at.seconds() - before)
     }
 }
@@ -58,5 +58,8 @@ mod tests {
     fn a_token_is_renewed_thirty_seconds_before_its_end_or_earlier() {
         assert_eq!(minted(60).renew_at().seconds(), 1_030);
         assert_eq!(minted(3_600).renew_at().seconds(), 1_000 + 2_880);
+        assert_eq!(minted(59).renew_at().seconds(), 1_030);
+        assert_eq!(minted(5).renew_at().seconds(), 1_003);
+        assert_eq!(minted(1).renew_at().seconds(), 1_001);
     }
 }

@@ -193,6 +193,7 @@ async fn no_minted_token_outlives_the_subject_token() {
     service.clock.advance(Duration::from_secs(599));
     let last = post(&service, "/identity-token", json!({"subject_token": token("user-1")})).await.ok();
     assert_eq!((&last["expires_at"], &last["expires_in"]), (&json!(NOW + 600), &json!(1)));
+    assert_eq!(last["renew_at"], NOW + 600, "a page that obeys doesn't ask at once");
     service.clock.advance(Duration::from_secs(1));
     let late = post(&service, "/identity-token", json!({"subject_token": token("user-1")})).await;
     assert!(late.refused(400, "invalid_request", Some("subject_token")).contains("has expired"));

@@ -11,6 +11,7 @@
 //! | [`files`] | opens the service's configuration and key files: size limit, permission checks |
 //! | [`shell`] | quotes words of the shell commands that messages suggest |
 //! | `sync` | the mutex type, which the schedule tests replace by one that explores interleavings |
+//! | `http_client` | the settings that HTTP clients of other servers share |
 //! | [`metrics`] | all Prometheus metric families |
 //! | [`config`] | reads TOML and environment variables into one validated `Config` |
 //! | [`traces`] | W3C trace context, and OpenTelemetry spans in builds that export them |
@@ -47,6 +48,7 @@ pub mod doctor;
 pub mod exchange;
 mod files;
 mod hash;
+mod http_client;
 pub mod issuers;
 pub mod json;
 mod jwks;

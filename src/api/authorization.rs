@@ -20,7 +20,7 @@ pub(super) struct AccessRequest<'a, G> {
     pub(crate) mints: bool,
 }
 
-/// Finds out whom a request is for, by its fields `field` and `subject_token`.
+/// Finds the subject of a request by its fields `field` and `subject_token`.
 ///
 /// # Errors
 /// A field is missing or invalid, or the token is refused or can't be verified. In audit mode, a request that names its subject isn't

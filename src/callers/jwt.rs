@@ -184,7 +184,7 @@ impl JwtCredentials {
 }
 
 /// Finds the caller whose claims a token has. The validation of the configuration ensures that there is at most one.
-fn find_caller(callers: &[(u32, BTreeMap<String, Vec<String>>)], claims: &VerifiedClaims) -> Option<u32> {
+fn find_caller(callers: &[(u32, BTreeMap<String, Vec<String>>)], claims: &VerifiedClaims<'_>) -> Option<u32> {
     let has_all = |required: &BTreeMap<String, Vec<String>>| {
         required.iter().all(|(name, values)| is_accepted_value(values, claims.text(name)))
     };

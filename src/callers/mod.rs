@@ -256,7 +256,7 @@ impl Caller {
         Ok(Authorized { grant, audit_violation: Some(violation) })
     }
 
-    /// Decides whom a request is for: `named` is the value of its field `field`, `sub` or `user_id`, and `token` is its
+    /// Finds the subject of a request: `named` is the value of its field `field`, `sub` or `user_id`, and `token` is its
     /// `subject_token`.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ pub(super) struct SubjectTokenRule {
     is_required: bool,
 }
 
-/// The fields of a request that say whom it is for.
+/// The fields of a request that determine its subject.
 pub(super) struct SubjectFields<'a> {
     /// The name of the field of `named`: `sub` or `user_id`.
     pub(super) field: &'static str,
@@ -30,7 +30,7 @@ pub(super) struct SubjectFields<'a> {
     pub(super) token: Option<&'a SecretString>,
 }
 
-/// Whom a request is for.
+/// The subject of a request, and how it was found.
 pub(crate) struct RequestedSubject {
     pub(crate) subject: Subject,
     /// The token that proves it.

@@ -1,10 +1,9 @@
-//! `[issuers.NAME]`, and the settings of a caller that refer to it: whose JWTs the service accepts, from whom, and for what.
+//! The types of `[issuers.NAME]`, and of the settings of a caller that refer to it.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
+use jsonwebtoken::Algorithm;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{HttpsOrLoopbackUrl, Issuer, Name, UnverifiedPath};
@@ -18,14 +17,14 @@ pub struct IssuerConfig {
     pub(crate) audience: Vec<String>,
     pub(crate) keys: IssuerKeySource,
     /// Never empty. `HS256` alone if the key is a secret, and never otherwise.
-    pub(crate) algorithms: Vec<JwtAlgorithm>,
+    pub(crate) algorithms: Vec<Algorithm>,
     /// The allowed difference of clocks for `iat` and `nbf`.
     pub(crate) leeway: Duration,
     /// The largest age of a token, by its `iat`.
     pub(crate) max_age: Option<Duration>,
 }
 
-/// Where the keys of an issuer come from. Two are equal if the keys are the same.
+/// Where the keys of an issuer come from.
 pub(crate) enum IssuerKeySource {
     Fetched(KeyFetchConfig),
     /// A JWKS.
@@ -34,8 +33,9 @@ pub(crate) enum IssuerKeySource {
     Secret(SecretString),
 }
 
-impl PartialEq for IssuerKeySource {
-    fn eq(&self, other: &Self) -> bool {
+impl IssuerKeySource {
+    /// Whether both have the same keys.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Fetched(one), Self::Fetched(other)) => one.address == other.address,
             (Self::File(one), Self::File(other)) => one == other,
@@ -62,29 +62,15 @@ pub(crate) enum KeyAddress {
     Discovery(HttpsOrLoopbackUrl),
 }
 
-/// A signature algorithm of an issuer (RFC 7518, section 3.1). `none` is no value.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct JwtAlgorithm(pub(crate) jsonwebtoken::Algorithm);
-
-impl JwtAlgorithm {
-    pub(crate) const HS256: Self = Self(jsonwebtoken::Algorithm::HS256);
-    /// The default for keys that aren't secrets.
-    pub(crate) const DEFAULT: [Self; 2] =
-        [Self(jsonwebtoken::Algorithm::RS256), Self(jsonwebtoken::Algorithm::ES256)];
-    /// The names of all values.
-    pub(crate) const NAMES: &[&str] =
+/// Parses a signature algorithm of an issuer (RFC 7518, section 3.1). `none` isn't one.
+///
+/// # Errors
+/// Lists the algorithms.
+pub(super) fn parse_algorithm(text: &str) -> Result<Algorithm, String> {
+    const NAMES: &[&str] =
         &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA", "HS256"];
-
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let known = Self::NAMES.contains(&text).then(|| jsonwebtoken::Algorithm::from_str(text).ok());
-        known.flatten().map(Self).ok_or_else(|| format!("must be one of {}", Self::NAMES.join(", ")))
-    }
-}
-
-impl fmt::Display for JwtAlgorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
+    let known = NAMES.contains(&text).then(|| text.parse().ok());
+    known.flatten().ok_or_else(|| format!("must be one of {}", NAMES.join(", ")))
 }
 
 /// The JWTs with which a caller authenticates.

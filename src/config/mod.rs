@@ -7,6 +7,7 @@
 //! - Secret files are read here. Key and certificate files are not: modules `keys` and `app::tls` open them.
 
 mod cache;
+pub(crate) mod diagnostics;
 mod hs256;
 mod issuers;
 mod listen;
@@ -31,16 +32,17 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 pub(crate) use cache::{CacheConfig, RedisConfig, RedisUrl};
+use diagnostics::Diagnostics;
 pub use hs256::Hs256Kind;
 pub use issuers::{CallerJwtConfig, IssuerConfig, SubjectTokenConfig};
-pub(crate) use issuers::{IssuerKeySource, JwtAlgorithm, KeyAddress, KeyFetchConfig};
+pub(crate) use issuers::{IssuerKeySource, KeyAddress, KeyFetchConfig};
 pub(crate) use listen::ListenAddress;
 pub use names::{Algorithm, HttpsOrLoopbackUrl, KeyId, Name, ProfileKind, ProfileName, SubjectPattern};
 pub(crate) use names::{ClientSan, Issuer, OrgId, validate_text};
 pub(crate) use ops_address::{OpsAddress, OpsTls};
 pub(crate) use parse::Hs256Config;
 pub use path::UnverifiedPath;
-use section::{Diagnostics, Section};
+use section::Section;
 pub(crate) use source::{CONFIG_VARIABLE, CONFIGURATION, ValueOrigin, WarningCode};
 pub use source::{Environment, Problem};
 use written::WrittenSettings;

@@ -16,12 +16,12 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::HttpsOrLoopbackUrl;
+use crate::http_client::{self, CONNECT_TIMEOUT};
 use crate::json::Json;
 use crate::tokens::Subject;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Timeout of a request to Salesforce, from connecting to the last byte of the response.
-pub(super) const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const UPSTREAM_TIMEOUT: Duration = http_client::REQUEST_TIMEOUT;
 /// Timeout of an exchange with its retry: [`UPSTREAM_TIMEOUT`], plus a second to sign and count the request before.
 pub(super) const MAX_EXCHANGE_TIME: Duration = UPSTREAM_TIMEOUT.saturating_add(Duration::from_secs(1));
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -169,29 +169,16 @@ impl Transport for HttpTransport {
     }
 }
 
-/// Builds a client that follows no redirects and ignores proxy settings of the environment. It trusts the host's
-/// certificate authorities. On a host without any, for example a bare image, it trusts none: exchanges fail, but minting
-/// works.
 fn build_client(builder: fn() -> ClientBuilder) -> Client {
-    let client = builder().build().or_else(|error| {
-        tracing::warn!(
-            %error,
-            "this host has no certificate authorities, so Salesforce can't be asked: mount a bundle and set SSL_CERT_FILE"
-        );
-        builder().tls_certs_only([]).build()
-    });
-    client.expect("a client that trusts nobody needs nothing of the host")
+    http_client::build_with_host_authorities(builder, "requests to Salesforce")
 }
 
+/// A client that follows no redirects.
 fn client_builder() -> ClientBuilder {
-    Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(UPSTREAM_TIMEOUT)
+    http_client::builder()
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
         .http1_max_headers(MAX_RESPONSE_HEADERS)
         .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .user_agent(concat!("tokenmint/", env!("CARGO_PKG_VERSION")))
 }
 
 async fn send_with(

@@ -18,17 +18,21 @@ pub(super) struct ClaimRules {
 }
 
 /// The claims of a verified token.
-pub struct VerifiedClaims {
-    claims: Json,
+pub struct VerifiedClaims<'a> {
+    claims: &'a Json,
     /// When the token ends: the earlier of `exp` and `iat` + `max_age`.
     pub valid_until: UnixTime,
     /// The version of the keys that verified it.
     pub key_version: KeyVersion,
 }
 
-impl VerifiedClaims {
-    pub(super) fn new(jwt: &UnverifiedJwt<'_>, valid_until: UnixTime, key_version: KeyVersion) -> Self {
-        Self { claims: jwt.claims.clone(), valid_until, key_version }
+impl<'a> VerifiedClaims<'a> {
+    pub(super) const fn new(
+        jwt: &'a UnverifiedJwt<'_>,
+        valid_until: UnixTime,
+        key_version: KeyVersion,
+    ) -> Self {
+        Self { claims: &jwt.claims, valid_until, key_version }
     }
 
     /// The value of a claim that is a string.

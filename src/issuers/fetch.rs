@@ -19,11 +19,11 @@ use super::key_set::{KeySet, KeySetError};
 use crate::config::{HttpsOrLoopbackUrl, KeyAddress, KeyFetchConfig, UnverifiedPath};
 use crate::files::{MAX_FILE_SIZE, OpenedFile};
 use crate::hash::sha256;
+use crate::http_client;
 use crate::json::Json;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time in which the keys must arrive, discovery included.
-pub(super) const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const FETCH_TIMEOUT: Duration = http_client::REQUEST_TIMEOUT;
 /// The largest body of a response, in bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
 const MAX_REDIRECTS: usize = 3;
@@ -120,15 +120,7 @@ impl KeyFetcher {
                 .tls_certs_only(certificates)
                 .build()
                 .map_err(|_| "holds a certificate that isn't valid: replace it".to_owned())?,
-            None => client_builder().build().unwrap_or_else(|error| {
-                tracing::warn!(
-                    %error,
-                    "this host has no certificate authorities, so keys of issuers can't be fetched: set ca_file, or mount a bundle \
-                     and set SSL_CERT_FILE"
-                );
-                let trusts_nobody = client_builder().tls_certs_only([]).build();
-                trusts_nobody.expect("a client that trusts nobody needs nothing of the host")
-            }),
+            None => http_client::build_with_host_authorities(client_builder, "fetches of issuers' keys"),
         };
         let (config, issuer) = (config.clone(), issuer.to_owned());
         let token_read = Arc::new(Semaphore::new(1));
@@ -236,7 +228,7 @@ impl FetchKeys for KeyFetcher {
     }
 }
 
-/// A client that ignores proxy settings of the environment, and follows redirects to the same origin only.
+/// A client that follows redirects to the same origin only.
 fn client_builder() -> ClientBuilder {
     let is_same_origin = |attempt: &Attempt<'_>| {
         let first = attempt.previous().first().map(Url::origin);
@@ -245,13 +237,8 @@ fn client_builder() -> ClientBuilder {
     let policy = Policy::custom(
         move |attempt| if is_same_origin(&attempt) { attempt.follow() } else { attempt.stop() },
     );
-    Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(FETCH_TIMEOUT)
-        .pool_max_idle_per_host(0)
-        .redirect(policy)
-        .no_proxy()
-        .user_agent(concat!("tokenmint/", env!("CARGO_PKG_VERSION")))
+    // Fetches are rare, and an issuer closes idle connections before the next one.
+    http_client::builder().pool_max_idle_per_host(0).redirect(policy)
 }
 
 /// The innermost cause of an error, which has no address in it, and whether it is an error of TLS.

@@ -381,7 +381,7 @@ mod tests {
         Publish(BTreeSet<u8>),
         GoDown,
         Wait(u64),
-        /// As many requests at once, with tokens of this key, or without `kid`.
+        /// Clients send `at_once` requests at the same time, with tokens of this key, or without `kid`.
         Request {
             kid: Option<u8>,
             at_once: usize,

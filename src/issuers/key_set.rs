@@ -35,7 +35,7 @@ struct VerifyingKey {
 /// Why a JWKS can't be used. The messages continue a sentence about it.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub(crate) enum KeySetError {
-    #[error("isn't a JSON object with an array `keys`, or has a member twice")]
+    #[error("isn't a JWKS: a JSON object with an array `keys`, and no member twice (RFC 7517, section 5)")]
     NotAJwks,
     #[error("has no key for signatures with {0}")]
     NoUsableKey(String),
@@ -90,11 +90,7 @@ impl KeySet {
     }
 
     pub(super) fn has_kid(&self, kid: &str) -> bool {
-        self.find(kid).is_some()
-    }
-
-    fn find(&self, kid: &str) -> Option<&VerifyingKey> {
-        self.keys.iter().find(|key| key.kid.as_deref() == Some(kid))
+        self.kids().any(|published| published == kid)
     }
 
     /// Verifies the signature of a token: with the key that its `kid` names, or without `kid` with each key that fits `algorithm`.
@@ -102,11 +98,14 @@ impl KeySet {
     /// # Errors
     /// There is no such key, its algorithm is another one, or the signature is wrong.
     pub(super) fn verify(&self, jwt: &UnverifiedJwt<'_>, algorithm: Algorithm) -> Result<(), Refusal> {
-        let candidates: Vec<&VerifyingKey> = match jwt.kid().filter(|_| !self.is_secret) {
-            Some(kid) => vec![self.find(kid).ok_or(Refusal::UnknownKey)?],
-            None => self.keys.iter().collect(),
+        let kid = jwt.kid().filter(|_| !self.is_secret);
+        if kid.is_some_and(|kid| !self.has_kid(kid)) {
+            return Err(Refusal::UnknownKey);
+        }
+        let is_candidate = |key: &&VerifyingKey| {
+            kid.is_none_or(|kid| key.kid.as_deref() == Some(kid)) && key.algorithms.contains(&algorithm)
         };
-        let mut fitting = candidates.into_iter().filter(|key| key.algorithms.contains(&algorithm)).peekable();
+        let mut fitting = self.keys.iter().filter(is_candidate).peekable();
         if fitting.peek().is_none() {
             return Err(Refusal::Algorithm);
         }

@@ -31,9 +31,7 @@ use crate::clock::{Clock, UnixTime};
 use crate::config::{Config, IssuerConfig, IssuerKeySource, Name, Problem};
 use crate::files::{MAX_FILE_SIZE, OpenedFile};
 use crate::metrics::Metrics;
-use fetch::FetchKeys as _;
-use fetch::KeyFetcher;
-use jsonwebtoken::Algorithm;
+use fetch::{FetchKeys as _, KeyFetcher};
 use key_cache::KeyCache;
 
 /// The version of keys that aren't fetched. A reload replaces them together with everything that was verified by them.
@@ -91,7 +89,6 @@ impl LoadedIssuerKeys {
     /// # Errors
     /// A file can't be read, or doesn't hold what it should.
     pub(crate) fn load(issuer: &IssuerConfig) -> Result<Self, Problem> {
-        let algorithms: Vec<Algorithm> = issuer.algorithms.iter().map(|algorithm| algorithm.0).collect();
         match &issuer.keys {
             IssuerKeySource::Secret(secret) => {
                 Ok(Self::fixed(KeySet::of_secret(secret.expose_secret().as_bytes())))
@@ -100,18 +97,20 @@ impl LoadedIssuerKeys {
                 let read = OpenedFile::open(path.as_path()).and_then(|file| file.read(MAX_FILE_SIZE));
                 let text = read.map_err(|error| format!("can't be read: {error}"));
                 let keys = text.and_then(|text| {
-                    KeySet::parse(&text, &algorithms)
+                    KeySet::parse(&text, &issuer.algorithms)
                         .map_err(|error| format!("holds no usable JWKS: it {error}"))
                 });
                 let field = format!("issuers.{}.jwks_file", issuer.name);
                 keys.map(Self::fixed).map_err(|message| Problem::new(field, path, message))
             }
-            IssuerKeySource::Fetched(fetch) => KeyFetcher::new(fetch, issuer.issuer.as_str(), algorithms)
-                .map(|fetcher| Self(KeyOrigin::Fetched(Box::new(fetcher))))
-                .map_err(|message| {
-                    let ca_file = fetch.ca_file.as_ref().map(ToString::to_string).unwrap_or_default();
-                    Problem::new(format!("issuers.{}.ca_file", issuer.name), ca_file, message)
-                }),
+            IssuerKeySource::Fetched(fetch) => {
+                KeyFetcher::new(fetch, issuer.issuer.as_str(), issuer.algorithms.clone())
+                    .map(|fetcher| Self(KeyOrigin::Fetched(Box::new(fetcher))))
+                    .map_err(|message| {
+                        let ca_file = fetch.ca_file.as_ref().map(ToString::to_string).unwrap_or_default();
+                        Problem::new(format!("issuers.{}.ca_file", issuer.name), ca_file, message)
+                    })
+            }
         }
     }
 }
@@ -218,11 +217,11 @@ impl TrustedIssuer {
     ///
     /// # Errors
     /// The first rule that refuses the token, or the keys aren't available. Both are counted.
-    pub async fn verify(
+    pub async fn verify<'a>(
         &self,
-        jwt: &UnverifiedJwt<'_>,
+        jwt: &'a UnverifiedJwt<'_>,
         clock: &dyn Clock,
-    ) -> Result<VerifiedClaims, VerifyError> {
+    ) -> Result<VerifiedClaims<'a>, VerifyError> {
         let verified = self.check(jwt, clock).await;
         if let Err(error) = verified {
             self.count_refusal(error.rule());

@@ -27,10 +27,7 @@ pub(crate) struct RuleResult {
 
 impl IssuerRules {
     pub(crate) fn new(issuer: &IssuerConfig) -> Self {
-        Self {
-            algorithms: issuer.algorithms.iter().map(|algorithm| algorithm.0).collect(),
-            claims: ClaimRules::new(issuer),
-        }
+        Self { algorithms: issuer.algorithms.clone(), claims: ClaimRules::new(issuer) }
     }
 
     /// Whether `iss` of the token is the issuer's.
@@ -146,7 +143,7 @@ mod tests {
     }
 
     proptest! {
-        /// What a diagnosis shows is what the service does: the first refusing rule, or none.
+        /// The diagnosis begins with the rule by which the service refuses, if there is one.
         #[test]
         fn the_first_refusal_of_an_inspection_is_that_of_the_check(
             header in object(vec![

@@ -12,8 +12,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock::UnixTime;
+use crate::config::diagnostics::Diagnostics;
 use crate::config::schema::SCHEDULE;
-use crate::config::section::{Diagnostics, Section};
+use crate::config::section::Section;
 use crate::config::source::{self, ConfigNode, ConfigValue};
 use crate::config::values::parse_string;
 use crate::config::{KeyId, Problem, ValueOrigin};

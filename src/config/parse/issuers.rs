@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use jsonwebtoken::Algorithm;
 use secrecy::ExposeSecret as _;
 
+use super::super::issuers::parse_algorithm;
 use super::super::section::Section;
 use super::super::source::WarningCode;
 use super::super::values::{parse_bool, parse_string};
 use super::super::{
-    CallerConfig, CallerJwtConfig, HttpsOrLoopbackUrl, Issuer, IssuerConfig, IssuerKeySource, JwtAlgorithm,
-    KeyAddress, KeyFetchConfig, Name, SubjectTokenConfig, validate_text,
+    CallerConfig, CallerJwtConfig, HttpsOrLoopbackUrl, Issuer, IssuerConfig, IssuerKeySource, KeyAddress,
+    KeyFetchConfig, Name, SubjectTokenConfig, validate_text,
 };
 use super::DefinedNames;
 use super::profiles::MIN_HS256_SECRET_BYTES;
@@ -33,11 +35,11 @@ pub(super) fn parse_issuer(name: &Name, section: &Section<'_>) -> Option<IssuerC
     }
     let leeway = section.duration_or_default("leeway");
     let max_age = section.duration("max_age");
-    let algorithms = section.set("algorithms", JwtAlgorithm::parse);
+    let algorithms = section.set("algorithms", parse_algorithm);
     let keys = parse_key_source(section, issuer.as_ref());
 
     let is_secret = section.has("secret_file");
-    let is_hmac = |algorithm: &JwtAlgorithm| *algorithm == JwtAlgorithm::HS256;
+    let is_hmac = |algorithm: &Algorithm| *algorithm == Algorithm::HS256;
     if algorithms.iter().any(|algorithm| is_hmac(algorithm) != is_secret) {
         let message = if is_secret {
             "must be [\"HS256\"] with `secret_file`, or left out"
@@ -52,8 +54,8 @@ pub(super) fn parse_issuer(name: &Name, section: &Section<'_>) -> Option<IssuerC
     }
     let algorithms = match (algorithms.is_empty(), is_secret) {
         (false, _) => algorithms,
-        (true, true) => vec![JwtAlgorithm::HS256],
-        (true, false) => JwtAlgorithm::DEFAULT.to_vec(),
+        (true, true) => vec![Algorithm::HS256],
+        (true, false) => vec![Algorithm::RS256, Algorithm::ES256],
     };
     Some(IssuerConfig {
         name: name.clone(),
@@ -101,7 +103,13 @@ fn parse_key_source(section: &Section<'_>, issuer: Option<&Issuer>) -> Option<Is
         section.problem("secret_file", message);
     }
     let address = if discovery {
-        let url = parse_url(issuer?.as_str());
+        let issuer = issuer?.as_str();
+        if issuer.contains("/.well-known/") {
+            let message = "holds the address of the metadata: give the issuer, which is what stands before /.well-known/";
+            section.problem("issuer", message);
+            return None;
+        }
+        let url = parse_url(issuer);
         let url =
             url.map_err(|message| section.problem("issuer", format!("{message}; `discovery` needs that")));
         Some(KeyAddress::Discovery(url.ok()?))
@@ -196,7 +204,7 @@ pub(super) fn reject_shared_jwts(
 ) {
     let may_verify_the_same = |one: &Name, other: &Name| {
         let (Some(first), Some(second)) = (issuers.get(one), issuers.get(other)) else { return false };
-        one == other || (first.issuer == second.issuer && first.keys == second.keys)
+        one == other || (first.issuer == second.issuer && first.keys.is_same_as(&second.keys))
     };
     let with_jwts: Vec<(&Name, &CallerJwtConfig)> =
         callers.values().filter_map(|caller| Some((&caller.name, caller.jwt.as_ref()?))).collect();

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::section::{Diagnostics, Section};
+use super::diagnostics::Diagnostics;
+use super::section::Section;
 use super::source::{
     Environment, OVERRIDE_PREFIX, Problem, ValueOrigin, WarningCode, is_non_setting_variable,
 };

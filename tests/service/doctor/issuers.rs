@@ -145,7 +145,7 @@ faults! {
         answering("403 Forbidden", "bearer_token_file = \"pod.token\"", "").await;
     keys_that_moved: "issuer-keys", fail, "has the status 302",
         answering("302 Found", "", "").await;
-    keys_that_are_a_page: "issuer-keys", fail, "isn't a JSON object with an array `keys`",
+    keys_that_are_a_page: "issuer-keys", fail, "isn't a JWKS: a JSON object with an array `keys`",
         answering("200 OK", "", "<html>").await;
     keys_that_are_too_many_bytes: "issuer-keys", fail, "has more than 64 KiB",
         answering("200 OK", "", &" ".repeat(70 << 10)).await;

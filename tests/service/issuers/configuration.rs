@@ -53,6 +53,12 @@ fn invalid_issuers_are_refused_by_field() {
         ),
         (good("jwks_url = \"https://u:p@a.example/jwks\""), "issuers.corp.jwks_url", "user name or password"),
         (
+            good("discovery = true")
+                .replace("acme.example\"", "acme.example/.well-known/openid-configuration\""),
+            "issuers.corp.issuer",
+            "holds the address of the metadata",
+        ),
+        (
             good("discovery = true").replace("https://login", "http://login"),
             "issuers.corp.issuer",
             "must begin with https://",
@@ -76,7 +82,7 @@ fn invalid_issuers_are_refused_by_field() {
         (
             good("jwks_file = \"long.secret\""),
             "issuers.corp.jwks_file",
-            "isn't a JSON object with an array `keys`",
+            "isn't a JWKS: a JSON object with an array `keys`",
         ),
         (good("jwks_file = \"absent.json\""), "issuers.corp.jwks_file", "can't be"),
         (
@@ -113,7 +119,7 @@ fn invalid_issuers_are_refused_by_field() {
         (
             good(URL).replace("[\"job\"]", "\"job\""),
             "callers.workload.jwt_claims.sub",
-            "must be a list of strings",
+            "must be a list of strings, like [\"a\", \"b\"], not a string",
         ),
         (good(URL).replace("[\"job\"]", "[1]"), "callers.workload.jwt_claims.sub", "must be"),
         (good(URL) + &jwt_caller("twin", "job"), "callers", "one JWT could be both `twin` and `workload`"),

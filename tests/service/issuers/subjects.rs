@@ -106,7 +106,7 @@ async fn optional_takes_either_and_off_takes_no_token() {
     }
 }
 
-/// What `required` would refuse is allowed, counted and logged while a backend is changed over.
+/// Audit mode allows, counts and logs the requests that `required` would refuse, while a backend is changed over.
 #[tokio::test]
 async fn audit_mode_shows_what_would_be_refused() {
     let fake = FakeIssuer::serving(&[RSA.jwk("a")]).await;

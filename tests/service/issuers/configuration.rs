@@ -1,7 +1,12 @@
 //! `[issuers.NAME]` and the settings of callers that refer to it.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokenmint::config::{Config, Environment};
+
 use super::{RSA, issuer, jwt_caller};
-use crate::support::Workspace;
+use crate::support::{Workspace, sha256_hex};
 
 const URL: &str = "jwks_url = \"https://login.acme.example/jwks\"";
 
@@ -192,4 +197,45 @@ fn an_issuer_that_no_caller_uses_is_a_warning() {
     let (code, said) = check(&issuer(URL));
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("issuers.corp") && said.contains("is used by no caller"), "{said}");
+}
+
+/// Every configuration on the pages about JWTs of other issuers.
+#[test]
+fn the_configurations_of_the_pages_are_accepted() {
+    let base = r#"
+[keysets.web]
+directory = "keys/web"
+[identity.web]
+keyset = "web"
+issuer = "intercom.com"
+[oauth.crm]
+keyset = "web"
+consumer_key = "3MVG9.consumer"
+username = "integration@acme.com"
+audience = "https://login.salesforce.com"
+[intercom.fin]
+secret = "intercom-messenger-api-secret-0123456789"
+[bundles.fin]
+salesforce_identity_token = "identity.web"
+intercom_user_jwt = "intercom.fin"
+"#;
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let operate =
+        fs::read_dir(docs.join("operate")).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let is_of_workloads =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("workload-"));
+    let pages = operate.filter(is_of_workloads).chain([docs.join("integrate/subject-tokens.md")]);
+    let mut checked = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).expect("a page");
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().expect("a block").replace('…', &sha256_hex("a key"));
+            let parsed =
+                Config::parse("page", &(base.to_owned() + &block), PathBuf::new(), &Environment::new());
+            let problems = parsed.err().map(|invalid| invalid.problems).unwrap_or_default();
+            assert!(problems.is_empty(), "{}: {problems:?}", page.display());
+            checked += 1;
+        }
+    }
+    assert!(checked >= 9, "{checked}");
 }

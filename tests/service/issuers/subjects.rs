@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use tokenmint::clock::{ManualClock, UnixTime};
 
 use super::{FakeIssuer, RSA, claims, claims_at, issuer, subject_caller};
+use crate::exchange::Fake;
 use crate::in_process::InProcess;
-use crate::support::{Answer, Workspace, unverified};
+use crate::support::{Answer, Workspace, sha256_hex, unverified};
 
 const NOW: i64 = 1_796_083_200;
 
@@ -58,6 +59,37 @@ async fn the_subject_is_the_one_of_the_token_at_every_endpoint() {
     // The exchange with Salesforce needs it too.
     let named = post(&service, "/messaging-access-token", json!({"sub": "user-7"})).await;
     named.refused(400, "invalid_request", Some("subject_token"));
+}
+
+/// A cached access token needs the proof too.
+#[tokio::test]
+async fn a_messaging_access_token_is_of_the_proven_user() {
+    let issuer_server = FakeIssuer::serving(&[RSA.jwk("a")]).await;
+    let clock = Arc::new(ManualClock::at(UnixTime::from_seconds(NOW)));
+    let (salesforce, url) = Fake::start(clock.clone()).await;
+    let caller = format!(
+        "[callers.shop]\napi_key_sha256 = [\"{}\"]\nallow = [\"identity.web\"]\nsubject_token = \"required\"\n\
+         subject_issuer = \"corp\"\n",
+        sha256_hex("shop")
+    );
+    let service = InProcess::start(clock, &url, &(issuer(&issuer_server.jwks_url()) + &caller)).await;
+    let path = "/messaging-access-token";
+    for is_cached in [false, true] {
+        let answer = post(&service, path, json!({"subject_token": token("user-7")})).await.ok();
+        assert!(
+            answer["subject"].as_str().is_some_and(|subject| subject.ends_with("/uid:user-7")),
+            "{answer}"
+        );
+        assert_eq!(answer["cached"], is_cached);
+        post(&service, path, json!({"sub": "user-7"})).await.refused(
+            400,
+            "invalid_request",
+            Some("subject_token"),
+        );
+        let other = json!({"sub": "user-7", "subject_token": token("user-8")});
+        post(&service, path, other).await.refused(400, "invalid_request", Some("sub"));
+    }
+    assert_eq!(salesforce.asked(), 1);
 }
 
 #[tokio::test]

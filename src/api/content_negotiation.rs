@@ -64,11 +64,17 @@ impl MediaRangeMatch {
     }
 }
 
-/// Parses a quality like `0.5` into thousandths. An invalid one counts as 0.
+/// Parses a quality like `0.5` into thousandths. An invalid one counts as 0. Digits after the third are ignored.
 fn parse_qvalue(weight: &str) -> u16 {
-    match weight.parse::<f32>() {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 1000")]
-        Ok(weight) if (0.0..=1.0).contains(&weight) => (weight * 1000.0) as u16,
+    let (whole, fraction) = weight.split_once('.').unwrap_or((weight, ""));
+    if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
+        return 0;
+    }
+    let thousandths =
+        fraction.bytes().chain(*b"000").take(3).fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
+    match (whole, thousandths) {
+        ("0", _) => thousandths,
+        ("1", 0) => 1000,
         _ => 0,
     }
 }
@@ -109,6 +115,19 @@ mod tests {
                 _ => Some(ResponseFormat::Json),
             };
             prop_assert_eq!(ResponseFormat::negotiate(&headers), expected, "{}", text);
+        }
+    }
+
+    #[test]
+    fn every_quality_is_read_exactly() {
+        for quality in 0..=1000_u16 {
+            assert_eq!(parse_qvalue(&format!("{}.{:03}", quality / 1000, quality % 1000)), quality);
+        }
+        for (text, quality) in [("1", 1000), ("0", 0), ("1.", 1000), ("0.5", 500), ("0.0519", 51)] {
+            assert_eq!(parse_qvalue(text), quality, "{text}");
+        }
+        for invalid in ["", ".5", "1.001", "2", "-0", "+1", "0.x", "01", "1e-1", "NaN"] {
+            assert_eq!(parse_qvalue(invalid), 0, "{invalid}");
         }
     }
 

@@ -87,6 +87,8 @@ pub struct Metrics {
     pub(crate) exchanges: IntCounterVec,
     /// Exchanges that ended before any byte of the request was sent, by `profile` and `reason`.
     pub(crate) exchanges_not_sent: IntCounterVec,
+    /// Checks of sessions of cached access tokens, by `profile` and `outcome`.
+    pub(crate) session_checks: IntCounterVec,
     /// Seconds from a request to Salesforce until its whole response, by `profile`.
     pub(crate) exchange_duration: HistogramVec,
     /// JWTs that were refused or couldn't be verified, by `issuer` and `rule`.
@@ -254,6 +256,11 @@ impl Metrics {
                 "exchanges_not_sent_total",
                 "Exchanges that ended before anything was sent to Salesforce, by profile and reason.",
                 &["profile", "reason"],
+            ),
+            session_checks: builder.counters(
+                "session_checks_total",
+                "Checks of the session of a cached access token (check_session), by profile and outcome.",
+                &["profile", "outcome"],
             ),
             exchange_duration: builder.histograms(
                 "exchange_duration_seconds",

@@ -60,7 +60,7 @@ pub(super) async fn messaging_access_token(
     Ok(access_token_response(&served, &*state.clock))
 }
 
-const fn fetch_options<'a>(
+pub(super) const fn fetch_options<'a>(
     authenticated: &'a AuthenticatedCaller,
     rejected: Option<&'a SecretString>,
 ) -> FetchOptions<'a> {

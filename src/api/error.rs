@@ -30,6 +30,12 @@ pub(crate) enum ApiError {
         field: &'static str,
     },
     InvalidField(InvalidField),
+    /// The grant type of a request to the token endpoint isn't supported.
+    UnsupportedGrantType,
+    /// A request to the token endpoint names scopes.
+    InvalidScope,
+    /// No token for this audience, a profile, can be had by token exchange (RFC 8693, section 2.2.2).
+    InvalidTarget(Denied),
     /// The request violates HTTP, or uses a part of it that tokenmint doesn't accept. The message says what to send instead.
     Malformed(&'static str),
     /// The body isn't a JSON object. The message says why.
@@ -130,6 +136,13 @@ struct ErrorBody<'a> {
     upstream: Option<&'a SalesforceError>,
 }
 
+/// The value of `WWW-Authenticate`.
+#[derive(Clone, Copy)]
+enum Challenge {
+    Bearer,
+    Basic,
+}
+
 /// An error as an HTTP response.
 pub(super) struct ErrorResponse {
     pub(crate) status: StatusCode,
@@ -141,6 +154,7 @@ pub(super) struct ErrorResponse {
     retry_after: Option<u64>,
     /// The error that Salesforce answered.
     upstream: Option<SalesforceError>,
+    challenge: Challenge,
 }
 
 impl ApiError {
@@ -153,6 +167,7 @@ impl ApiError {
             field: None,
             retry_after: None,
             upstream: None,
+            challenge: Challenge::Bearer,
         };
         let invalid = |description: &str| error_response(S::BAD_REQUEST, "invalid_request", description);
         match self {
@@ -184,6 +199,20 @@ impl ApiError {
             Self::InvalidField(invalid_field) => ErrorResponse {
                 field: Some(invalid_field.field.clone()),
                 ..invalid(&format!("`{}` {}", invalid_field.field, invalid_field.message))
+            },
+            Self::UnsupportedGrantType => error_response(
+                S::BAD_REQUEST,
+                "unsupported_grant_type",
+                "set `grant_type` to client_credentials, or to urn:ietf:params:oauth:grant-type:token-exchange",
+            ),
+            Self::InvalidScope => error_response(
+                S::BAD_REQUEST,
+                "invalid_scope",
+                "leave `scope` out: the settings of the app in Salesforce decide the scopes of an access token",
+            ),
+            Self::InvalidTarget(denied) => ErrorResponse {
+                field: Some("audience".to_owned()),
+                ..error_response(S::BAD_REQUEST, "invalid_target", &denied.to_string())
             },
             Self::RateLimited { retry_after, why } => ErrorResponse {
                 retry_after: Some(retry_after_seconds(retry_after)),
@@ -284,6 +313,34 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// Like [`error_response`](Self::error_response), with the codes and statuses of RFC 6749, section 5.2. Errors that the RFC
+    /// doesn't know, for example of a rate limit, stay as they are.
+    pub(super) fn token_endpoint_response(self) -> ErrorResponse {
+        let is_subject_denied = matches!(self, Self::Denied { denied: Denied::Subject, .. });
+        let mut answer = self.error_response();
+        answer.challenge = Challenge::Basic;
+        match answer.status {
+            StatusCode::FORBIDDEN => {
+                answer.status = StatusCode::BAD_REQUEST;
+                // RFC 8693, section 2.2.2: a subject that the policy refuses is an invalid request.
+                answer.error = if is_subject_denied { "invalid_request" } else { "unauthorized_client" };
+            }
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                answer.status = StatusCode::BAD_REQUEST;
+                answer.error = "invalid_request";
+            }
+            StatusCode::UNAUTHORIZED => {
+                "send the caller's name as `client_id` and its API key as `client_secret`, by HTTP Basic or in the form, or the JWT \
+                 of its platform as `client_assertion`; tokenmint's log says why a JWT was refused"
+                    .clone_into(&mut answer.description);
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
 /// `wait` in seconds for `Retry-After`, at least 1. Rounded up, so that a client that obeys doesn't come too early.
 fn retry_after_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
@@ -319,7 +376,8 @@ fn exchange_error_response(error: ExchangeError) -> ErrorResponse {
         StatusCode::GATEWAY_TIMEOUT => seconds,
         _ => seconds.or(Some(1)),
     };
-    ErrorResponse { status, error: word, description, field: None, retry_after, upstream }
+    let challenge = Challenge::Bearer;
+    ErrorResponse { status, error: word, description, field: None, retry_after, upstream, challenge }
 }
 
 impl ErrorResponse {
@@ -341,7 +399,11 @@ impl ErrorResponse {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            let challenge = match self.challenge {
+                Challenge::Bearer => "Bearer",
+                Challenge::Basic => "Basic realm=\"tokenmint\", charset=\"UTF-8\"",
+            };
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -198,7 +198,8 @@ where
             Err(_) => ApiError::RequestTimeout.into_response(),
         }
     };
-    let mut answer = render_error(answer, &scope, &state.metrics);
+    let is_token_endpoint = route.is_some_and(|route| ROUTES[route].is_token_endpoint());
+    let mut answer = render_error(answer, is_token_endpoint, &scope, &state.metrics);
     answer.headers_mut().insert(X_REQUEST_ID, scope.id);
     // Tells the client not to reuse a connection that this service closes. It always closes after a chunked body:
     // `app::request_scanner` doesn't know where such a body ends, so it can't find the next request.
@@ -222,7 +223,12 @@ fn request_span(request: &Request, route: Option<usize>) -> Span {
 }
 
 /// Replaces `answer` by the error response if the handler returned an error. Also counts and logs the error.
-fn render_error(mut answer: Response, scope: &RequestScope, metrics: &Metrics) -> Response {
+fn render_error(
+    mut answer: Response,
+    is_token_endpoint: bool,
+    scope: &RequestScope,
+    metrics: &Metrics,
+) -> Response {
     let Some(error) = answer.extensions_mut().remove::<ApiError>() else { return answer };
     // Overload causes no warning: a log line for each rejected request would add load.
     if let ApiError::Mint(error) = &error
@@ -230,7 +236,8 @@ fn render_error(mut answer: Response, scope: &RequestScope, metrics: &Metrics) -
     {
         tracing::warn!(request_id = scope.id(), trace_id = scope.trace_id(), %error, "no token was minted");
     }
-    let error_response = error.error_response();
+    let error_response =
+        if is_token_endpoint { error.token_endpoint_response() } else { error.error_response() };
     metrics.refusals.with_label_values(&[error_response.error]).inc();
     tracing::debug!(
         request_id = scope.id(),

@@ -15,9 +15,10 @@ use super::authorization::{AccessRequest, authorize, requested_subject};
 use super::content_negotiation::ResponseFormat;
 use super::request::{AuthenticatedCaller, RequestFields};
 use super::{ApiError, AppState, SharedState};
+use crate::callers::Grant;
 use crate::clock::UnixTime;
 use crate::config::{Hs256Kind, KeyId};
-use crate::tokens::{Assertion, GRANT_TYPE, MintedToken};
+use crate::tokens::{Assertion, Claims, GRANT_TYPE, IdentityProfile, Lifetime, MintedToken};
 
 pub(super) async fn identity_token(
     State(state): State<SharedState>,
@@ -31,16 +32,28 @@ pub(super) async fn identity_token(
     let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.claims(fields.object("claims")?)?;
     let request = AccessRequest { grant, subject: Some(("sub", &requested)), mints: true };
-    let authorized = authorize(&state, &authenticated, &request)?;
+    let minted = mint_identity_token(&state, &authenticated, &request, lifetime, &claims).await?;
+    Ok(token_response(format, &minted))
+}
 
+/// Has an identity token authorized, mints it, and writes the audit line.
+pub(super) async fn mint_identity_token(
+    state: &AppState,
+    authenticated: &AuthenticatedCaller,
+    request: &AccessRequest<'_, Grant<IdentityProfile>>,
+    lifetime: Lifetime,
+    claims: &Claims,
+) -> Result<MintedToken, ApiError> {
+    let (_, requested) = request.subject.expect("a request for an identity token has a subject");
+    let authorized = authorize(state, authenticated, request)?;
     let now = state.clock.now();
     let lifetime = requested.limit_lifetime(lifetime, now)?;
     let signing = authenticated.trace().child_span("sign");
-    let minted = authorized.profile().mint(&requested.subject, lifetime, &claims, now, &state.signer).await?;
+    let minted = authorized.profile().mint(&requested.subject, lifetime, claims, now, &state.signer).await?;
     drop(signing);
-    state.audit.log_minted(&authenticated, authorized.name(), &minted, Some(&requested))?;
+    state.audit.log_minted(authenticated, authorized.name(), &minted, Some(requested))?;
     authorized.count_minted();
-    Ok(token_response(format, &minted))
+    Ok(minted)
 }
 
 pub(super) async fn oauth_assertion(

@@ -2,6 +2,8 @@
 //!
 //! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/bundle`, `/oauth-access-token`,
 //!   `/messaging-access-token`: for authenticated callers.
+//! - `POST /oauth2/token`, also as `/services/oauth2/token`: the OAuth 2.0 token endpoint, for OAuth clients.
+//!   `GET /.well-known/oauth-authorization-server` describes it.
 //! - `GET /.well-known/jwks.json`, `/keysets/{keyset}/jwks.json`: public, and the only routes of the public listener.
 //! - `GET /livez`, `/readyz`, `/healthz`, `/metrics`, `/status`: on the ops listener if there is one, otherwise on the minting
 //!   listener.
@@ -21,7 +23,10 @@ mod health;
 mod jwks;
 mod middleware;
 mod mint;
+mod oauth2;
 mod request;
+mod request_body;
+mod request_context;
 mod request_head;
 mod status;
 
@@ -38,7 +43,7 @@ pub(crate) use audit::{AUDIT_TARGET, Audit, DroppedLineCounter};
 pub(crate) use body_gate::{BodyGate, GatedBody};
 pub(crate) use error::ApiError;
 pub(crate) use middleware::RequestMetrics;
-pub(crate) use request::RequestContext;
+pub(crate) use request_context::RequestContext;
 pub(crate) use request_head::{BodyFraming, check_head, find_request_id};
 pub(crate) use status::ReloadReport;
 
@@ -131,6 +136,11 @@ pub static ROUTES: &[Route] = &[
     Route::new(Method::POST, "/messaging-access-token", RouteGroup::Minting, || {
         post(access_tokens::messaging_access_token)
     }),
+    Route::new(Method::POST, oauth2::TOKEN_PATHS[0], RouteGroup::Minting, || post(oauth2::token)),
+    Route::new(Method::POST, oauth2::TOKEN_PATHS[1], RouteGroup::Minting, || post(oauth2::token)),
+    Route::new(Method::GET, "/.well-known/oauth-authorization-server", RouteGroup::Minting, || {
+        get(oauth2::metadata)
+    }),
     Route::new(Method::GET, "/openapi.yaml", RouteGroup::Minting, || get(jwks::openapi)),
     Route::new(Method::GET, "/.well-known/jwks.json", RouteGroup::Public, || get(jwks::union)),
     Route::new(Method::GET, "/keysets/{keyset}/jwks.json", RouteGroup::Public, || get(jwks::keyset)),
@@ -145,6 +155,11 @@ impl Route {
     /// Whether the route requires an authenticated caller.
     fn is_minting(&self) -> bool {
         self.group == RouteGroup::Minting && self.method == Method::POST
+    }
+
+    /// Whether errors have the form of RFC 6749, section 5.2.
+    fn is_token_endpoint(&self) -> bool {
+        oauth2::TOKEN_PATHS.contains(&self.path)
     }
 
     const fn new(

@@ -3,33 +3,20 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use secrecy::SecretString;
-use tokio::time::Instant;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::content_negotiation::ResponseFormat;
 use super::middleware::RequestScope;
-use super::{ApiError, BodyGate, SharedState};
-use crate::callers::{BearerLookup, Caller, JwtError, Peer};
+use super::request_body::{JSON, read_body};
+use super::{ApiError, AppState, RequestContext, SharedState};
+use crate::callers::{BearerLookup, Caller, JWT_CREDENTIAL, JwtError};
 use crate::config::Name;
 use crate::json::{Json, Members};
 use crate::tokens::InvalidField;
 use crate::traces::{SpanAttribute, Trace};
-
-/// Facts about a request from its connection. The listener adds them as a request extension.
-#[derive(Clone)]
-pub(crate) struct RequestContext {
-    /// When the first byte of the request arrived.
-    pub(crate) started_at: Instant,
-    /// Set if the request is rejected before any handler runs.
-    pub(crate) error: Option<ApiError>,
-    /// The identity of the client by its certificate or its Unix user.
-    pub(crate) peer: Option<Arc<Peer>>,
-    pub(crate) body_gate: Arc<BodyGate>,
-}
 
 /// The authenticated caller of a request.
 pub(super) struct AuthenticatedCaller {
@@ -42,35 +29,72 @@ pub(super) struct AuthenticatedCaller {
 impl FromRequestParts<SharedState> for AuthenticatedCaller {
     type Rejection = ApiError;
 
+    /// See [`AuthenticatedCaller::by_bearer_or_connection`].
+    async fn from_request_parts(parts: &mut Parts, state: &SharedState) -> Result<Self, ApiError> {
+        let authenticated = Self::by_bearer_or_connection(parts, state).await?;
+        parts.extensions.insert(KnownCaller(authenticated.caller.clone()));
+        Ok(authenticated)
+    }
+}
+
+impl AuthenticatedCaller {
     /// Authenticates the caller by its API key or JWT, or without an `Authorization` header by its connection.
     ///
-    /// Missing credentials, a wrong key, a refused JWT and a malformed header give the same error. A request with a wrong key is rejected even
-    /// if its connection belongs to a caller.
-    async fn from_request_parts(parts: &mut Parts, state: &SharedState) -> Result<Self, ApiError> {
+    /// # Errors
+    /// Missing credentials, a wrong key, a refused JWT and a malformed header give the same error. A request with a wrong key is
+    /// rejected even if its connection belongs to a caller.
+    pub(super) async fn by_bearer_or_connection(
+        parts: &Parts,
+        state: &SharedState,
+    ) -> Result<Self, ApiError> {
         let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
         let header = headers.next();
         if headers.next().is_some() {
             return Err(ApiError::MultipleCredentials);
         }
-        let scope = parts.extensions.get::<RequestScope>().cloned();
-        let scope = scope.expect("the middleware gives every request a scope");
-        let (credential, caller) = if let Some(header) = header {
+        if let Some(header) = header {
             let credential = bearer(header).ok_or(ApiError::InvalidClient)?;
-            authenticate_bearer(state, credential, &scope).await?
-        } else {
-            let peer = parts.extensions.get::<RequestContext>().and_then(|context| context.peer.as_ref());
-            let snapshot = state.snapshot.load();
-            let caller = peer.and_then(|peer| snapshot.callers.by_peer(peer));
-            ("connection", caller.cloned().ok_or(ApiError::InvalidClient)?)
-        };
-        parts.extensions.insert(KnownCaller(caller.clone()));
+            let (how, caller) = authenticate_bearer(state, credential, scope_of(parts)).await?;
+            return Ok(Self::new(parts, how, caller));
+        }
+        let peer = parts.extensions.get::<RequestContext>().and_then(|context| context.peer.as_ref());
+        let caller = peer.and_then(|peer| state.snapshot.load().callers.by_peer(peer).cloned());
+        Ok(Self::new(parts, "connection", caller.ok_or(ApiError::InvalidClient)?))
+    }
+
+    /// Authenticates the caller by the JWT of its platform.
+    ///
+    /// # Errors
+    /// The JWT is refused, or its issuer's keys aren't available.
+    pub(super) async fn by_jwt(
+        parts: &Parts,
+        state: &SharedState,
+        jwt: &SecretString,
+    ) -> Result<Self, ApiError> {
+        let credential = jwt.expose_secret().as_bytes();
+        let (how, caller) = authenticate_bearer(state, credential, scope_of(parts)).await?;
+        if how == JWT_CREDENTIAL { Ok(Self::new(parts, how, caller)) } else { Err(ApiError::InvalidClient) }
+    }
+
+    /// The caller of a request, found by the credential `how`.
+    pub(super) fn new(parts: &Parts, how: &'static str, caller: Arc<Caller>) -> Self {
+        let scope = scope_of(parts).clone();
         scope.trace().set_attribute(SpanAttribute::Caller(&caller.name));
-        Ok(Self { caller, credential, scope })
+        Self { caller, credential: how, scope }
+    }
+
+    /// The trace of the request.
+    pub(crate) const fn trace(&self) -> &Trace {
+        self.scope.trace()
     }
 }
 
-/// Finds the caller of an API key or a JWT. Logs why a JWT is refused, because the response doesn't say it. The number of these
-/// lines is limited.
+fn scope_of(parts: &Parts) -> &RequestScope {
+    parts.extensions.get::<RequestScope>().expect("the middleware gives every request a scope")
+}
+
+/// Finds the caller of an API key or a JWT, and how it authenticated. Logs why a JWT is refused, because the response doesn't say
+/// it. The number of these lines is limited.
 async fn authenticate_bearer(
     state: &SharedState,
     credential: &[u8],
@@ -108,13 +132,6 @@ async fn authenticate_bearer(
 #[derive(Clone)]
 struct KnownCaller(Arc<Caller>);
 
-impl AuthenticatedCaller {
-    /// The trace of the request.
-    pub(crate) const fn trace(&self) -> &Trace {
-        self.scope.trace()
-    }
-}
-
 /// The token of `Authorization: Bearer TOKEN` (RFC 6750, section 2.1).
 fn bearer(header: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = header.as_bytes().split_at_checked(7)?;
@@ -138,33 +155,21 @@ impl FromRequest<SharedState> for RequestFields {
     /// Reads and parses the body of an authenticated caller. Also counts the request against the caller's rate limit. A caller
     /// above its limit gets the error only after its body was read, so that the connection can be reused.
     async fn from_request(request: Request, state: &SharedState) -> Result<Self, ApiError> {
-        let KnownCaller(caller) = request.extensions().get::<KnownCaller>().ok_or(ApiError::InvalidClient)?;
-        let rate_check =
-            caller.check_rate_limit(state.clock.monotonic()).map_err(|retry_after| ApiError::RateLimited {
-                retry_after,
-                why: "this caller sent more requests than its rate and burst allow",
-            });
-        is_plain_json(request.headers())?;
-        let limit = state.limits.body;
-        // Rejects a body that is declared too large before any of it is read.
-        if declared_length(request.headers()).is_some_and(|length| length > limit) {
-            return Err(ApiError::BodyTooLarge(limit));
-        }
-        let within = state.limits.body_timeout();
-        let mut deadline = Instant::now() + within;
-        if let Some(context) = request.extensions().get::<RequestContext>() {
-            deadline = deadline.min(context.started_at + state.limits.request_timeout);
-        }
-        let body = Limited::new(request.into_body(), limit).collect();
-        let body = tokio::time::timeout_at(deadline, body).await;
-        let body = body.map_err(|_| ApiError::ReceiveTimeout { what: "body", within })?;
-        let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
-            Some(_) => ApiError::BodyTooLarge(limit),
-            None => ApiError::IncompleteBody,
-        })?;
+        let (parts, body) = request.into_parts();
+        let KnownCaller(caller) = parts.extensions.get::<KnownCaller>().ok_or(ApiError::InvalidClient)?;
+        let rate_check = check_rate_limit(caller, state);
+        let body = read_body(&parts, body, &JSON, state).await?;
         rate_check?;
-        Self::parse(&body.to_bytes())
+        Self::parse(&body)
     }
+}
+
+/// Counts a request against the rate limit of its caller.
+pub(super) fn check_rate_limit(caller: &Caller, state: &AppState) -> Result<(), ApiError> {
+    caller.check_rate_limit(state.clock.monotonic()).map_err(|retry_after| ApiError::RateLimited {
+        retry_after,
+        why: "this caller sent more requests than its rate and burst allow",
+    })
 }
 
 /// The byte order marks of UTF-8, UTF-16BE and UTF-16LE. JSON must not begin with one (RFC 8259, section 8.1).
@@ -269,34 +274,4 @@ fn not_json(error: &str) -> String {
 
 fn wrong_type(name: &str, wanted: &str, got: &Json) -> ApiError {
     InvalidField::new(name, format!("must be {wanted}, not {}", got.type_name())).into()
-}
-
-/// Checks that the body is declared as uncompressed `application/json`, in UTF-8 if it names a charset.
-fn is_plain_json(headers: &HeaderMap) -> Result<(), ApiError> {
-    let unsupported = |what| Err(ApiError::UnsupportedMediaType(what));
-    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return unsupported("send the body as it is, without Content-Encoding");
-    }
-    let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let (Some(media), None) = (types.next(), types.next()) else {
-        return unsupported("send the body as JSON, with one header `Content-Type: application/json`");
-    };
-    let mut parts = media.to_str().unwrap_or_default().split(';').map(str::trim);
-    if !parts.next().is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
-        return unsupported("send the body as JSON, with `Content-Type: application/json`");
-    }
-    let is_another_charset = |parameter: &str| {
-        let charset = parameter.get(..8).filter(|name| name.eq_ignore_ascii_case("charset="));
-        charset.is_some() && !parameter[8..].trim_matches('"').eq_ignore_ascii_case("utf-8")
-    };
-    if parts.any(is_another_charset) {
-        return unsupported(
-            "send the body in UTF-8: leave the parameter `charset` of Content-Type out, or say `charset=utf-8`",
-        );
-    }
-    Ok(())
-}
-
-fn declared_length(headers: &HeaderMap) -> Option<usize> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

@@ -42,7 +42,7 @@ use crate::metrics::Metrics;
 use crate::tokens::{Hs256Profile, IdentityProfile, OauthProfile, Profiles, Subject};
 
 /// How a caller with a JWT authenticated, for the audit line.
-const JWT_CREDENTIAL: &str = "jwt";
+pub(crate) const JWT_CREDENTIAL: &str = "jwt";
 
 /// All callers of a configuration, with their credentials.
 pub struct Callers {

@@ -93,6 +93,8 @@ pub struct InvalidConfig {
 
 pub struct ServerConfig {
     pub listen: ListenAddress,
+    /// The address that callers use, for the metadata of the token endpoint.
+    pub(crate) url: Option<HttpsOrLoopbackUrl>,
     pub tls: Option<TlsConfig>,
     pub public: Option<PublicListenerConfig>,
     pub ops: Option<ListenAddress>,
@@ -307,6 +309,9 @@ pub struct OauthConfig {
     pub access_token_ttl: Duration,
     /// This service's share of Salesforce's limit: 3,600 logins an hour for one user.
     pub logins_per_hour: usize,
+    /// How old the last check of a session may be when the token endpoint answers with a cached token. Without it, sessions
+    /// aren't checked.
+    pub(crate) check_session: Option<Duration>,
 }
 
 /// The tokens that one page load needs: each entry's name with its profile.

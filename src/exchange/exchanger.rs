@@ -22,7 +22,7 @@ use super::request::{self, TokenRequest};
 use super::shared::SharedCache;
 use super::shared::store::SharedStore;
 use super::token::{AccessToken, ServedToken, TokenHash};
-use super::upstream::{HttpTransport, Transport};
+use super::upstream::{HttpTransport, SessionState, Transport};
 use crate::config::{KeyId, ProfileName, RedisConfig};
 use crate::tokens::{Claims, IdentityProfile, OauthProfile, Profiles, Subject};
 
@@ -113,6 +113,27 @@ impl Exchanger {
         options: FetchOptions<'_>,
     ) -> Result<ServedToken, ExchangeError> {
         self.get_token(TokenRequest::Oauth(profile.clone()), options).await
+    }
+
+    /// Like [`oauth_token`](Self::oauth_token), for clients that come back for a new token without saying that Salesforce
+    /// rejected theirs. With `check_session`, a cached token whose session has ended is treated as rejected.
+    ///
+    /// # Errors
+    /// Like [`oauth_token`](Self::oauth_token).
+    pub async fn oauth_token_of_live_session(
+        &self,
+        profile: &Arc<OauthProfile>,
+        options: FetchOptions<'_>,
+    ) -> Result<ServedToken, ExchangeError> {
+        let served = self.oauth_token(profile, options).await?;
+        if let Some(interval) = profile.check_session.filter(|_| served.cached)
+            && self.0.check_session(&profile.name, &served.token, interval, options.deadline).await
+                == SessionState::Ended
+        {
+            let rejected = FetchOptions { rejected: Some(&served.token.secret), ..options };
+            return self.oauth_token(profile, rejected).await;
+        }
+        Ok(served)
     }
 
     /// Returns a messaging access token for `subject`. `profile` must have `[messaging]`.

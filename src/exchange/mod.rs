@@ -10,6 +10,8 @@
 //!   a refresh in the background. If the refresh fails, the old token is served until it expires.
 //! - `rejected_token`: a token that a caller reports as rejected is replaced only after a new one arrived.
 //!   `rejection_limit` limits how often that can be asked for one cache key.
+//! - `check_session`: the clients of the token endpoint can't report a rejected token. So the session of a cached token can be
+//!   checked before it is served to them (`session_check`).
 //! - Expiry: a token expires by the wall clock or by the monotonic clock, whichever says so first. Setting the host's clock
 //!   back doesn't extend its lifetime.
 //! - Negative cache (`negative_cache`), circuit breaker (`circuit_breaker`) and login rate limit (`login_rate_limit`):
@@ -34,6 +36,7 @@ mod negative_cache;
 mod read_through_cache;
 mod rejection_limit;
 mod request;
+mod session_check;
 mod shared;
 mod single_flight;
 mod token;
@@ -50,4 +53,4 @@ pub use shared::store;
 pub use token::ServedToken;
 pub(crate) use token::TokenMetadata;
 pub(crate) use upstream::probe;
-pub use upstream::{BoxFuture, Transport, UpstreamError, UpstreamRequest, UpstreamResponse};
+pub use upstream::{BoxFuture, SessionState, Transport, UpstreamError, UpstreamRequest, UpstreamResponse};

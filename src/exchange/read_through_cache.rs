@@ -23,7 +23,7 @@ use super::request::{CacheKey, TokenRequest};
 use super::shared::{LockResult, MessageCursor, SharedCache};
 use super::single_flight::{InFlight, InFlightGuard, Joined, SingleFlight};
 use super::token::{AccessToken, ServedToken, TokenExpiry, TokenHash};
-use super::upstream::MAX_EXCHANGE_TIME;
+use super::upstream::{MAX_EXCHANGE_TIME, SessionState};
 use crate::config::{KeyId, RateLimit};
 use crate::metrics::Metrics;
 use crate::traces::Trace;
@@ -41,6 +41,8 @@ pub(super) struct ReadThroughCache {
     in_flight: Arc<SingleFlight<CacheKey, Outcome>>,
     rejection_limit: RejectionLimit,
     announcement_limit: RejectionLimit,
+    /// The checks of sessions in flight.
+    pub(super) session_checks: Arc<SingleFlight<TokenHash, SessionState>>,
     shared: Option<Arc<SharedCache>>,
     pub(super) deps: ExchangerDeps,
 }
@@ -101,6 +103,7 @@ impl ReadThroughCache {
             in_flight: Arc::default(),
             rejection_limit: RejectionLimit::new(REJECTION_RATE),
             announcement_limit: RejectionLimit::new(ANNOUNCEMENT_RATE),
+            session_checks: Arc::default(),
             shared,
             deps,
         });
@@ -427,7 +430,7 @@ async fn sync_with_replicas(cache: Weak<ReadThroughCache>, metrics: Arc<Metrics>
 }
 
 /// Counts a panic of the task that owns it. Background tasks run outside `CatchPanicLayer`, which counts panics of handlers.
-struct PanicCounter<'a>(&'a Metrics);
+pub(super) struct PanicCounter<'a>(pub(super) &'a Metrics);
 
 impl Drop for PanicCounter<'_> {
     fn drop(&mut self) {

@@ -1,7 +1,7 @@
 //! Access tokens with their metadata, expiry and refresh time. The refresh is due at 65 to 75 % of the lifetime, with jitter.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
@@ -9,6 +9,7 @@ use prometheus::IntCounter;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::deps::ClockReading;
+use super::upstream::SessionState;
 use crate::clock::UnixTime;
 use crate::config::KeyId;
 use crate::hash::sha256;
@@ -63,6 +64,8 @@ pub struct AccessToken {
     /// The replicas' announcements say that Salesforce rejects it. The next request starts an exchange for a replacement,
     /// unless a failure is cached.
     rejected: AtomicBool,
+    /// The result of the last check of its session, and when it came on the monotonic clock. `None` before the first check.
+    last_check: Mutex<Option<(SessionState, Duration)>>,
     /// Counts cache hits. Looked up at the first hit.
     pub(super) hits: OnceLock<IntCounter>,
 }
@@ -111,6 +114,7 @@ impl AccessToken {
             refresh_at: now.plus(refresh_after),
             refresh_monotonic: monotonic.saturating_add(refresh_after),
             rejected: AtomicBool::new(false),
+            last_check: Mutex::new(None),
             hits: OnceLock::new(),
         }
     }
@@ -140,6 +144,26 @@ impl AccessToken {
 
     pub(super) fn is_marked_rejected(&self) -> bool {
         self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// What is known of its session from the last `interval`: by a check, or by the login.
+    pub(super) fn session_state(
+        &self,
+        interval: Duration,
+        now: UnixTime,
+        monotonic: Duration,
+    ) -> Option<SessionState> {
+        let last_check = *self.last_check.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((state, at)) = last_check {
+            return (monotonic.saturating_sub(at) < interval).then_some(state);
+        }
+        // A token of the shared cache may be older than this object.
+        let age = u64::try_from(self.obtained_at.seconds_until(now)).ok()?;
+        (Duration::from_secs(age) < interval).then_some(SessionState::Live)
+    }
+
+    pub(super) fn record_check(&self, state: SessionState, monotonic: Duration) {
+        *self.last_check.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, monotonic));
     }
 
     /// Approximate memory use in bytes.

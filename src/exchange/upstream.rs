@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use reqwest::header::{CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Client, ClientBuilder};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -24,6 +24,11 @@ use crate::tokens::Subject;
 pub(super) const UPSTREAM_TIMEOUT: Duration = http_client::REQUEST_TIMEOUT;
 /// Timeout of an exchange with its retry: [`UPSTREAM_TIMEOUT`], plus a second to sign and count the request before.
 pub(super) const MAX_EXCHANGE_TIME: Duration = UPSTREAM_TIMEOUT.saturating_add(Duration::from_secs(1));
+/// Timeout of a check of a session. A client waits for it, so it is short.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The body with which Salesforce's user info endpoint refuses a token, with status 403 (Salesforce Help, "Query for User
+/// Information").
+const BAD_OAUTH_TOKEN: &str = "Bad_OAuth_Token";
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum body of a token response; real ones are far smaller.
 const MAX_TOKEN_RESPONSE_BYTES: usize = 64 << 10;
@@ -52,8 +57,32 @@ pub trait Transport: Send + Sync + 'static {
     /// login.
     fn is_reachable<'a>(&'a self, address: &'a HttpsOrLoopbackUrl) -> BoxFuture<'a, bool>;
 
+    /// Asks Salesforce whether it still accepts an access token: a GET of `user_info`, which is no login.
+    fn check_session<'a>(&'a self, user_info: Url, token: &'a SecretString) -> BoxFuture<'a, SessionState>;
+
     /// Initializes what the first request needs. May block for milliseconds.
     fn prepare(&self) {}
+}
+
+/// What Salesforce says of the session of an access token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionState {
+    Live,
+    /// The session expired, or was revoked.
+    Ended,
+    /// There was no answer, or one that doesn't say it.
+    Unknown,
+}
+
+impl SessionState {
+    /// The value of the label `outcome` in metrics.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Ended => "ended",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// A request to Salesforce.
@@ -164,9 +193,33 @@ impl Transport for HttpTransport {
         })
     }
 
+    fn check_session<'a>(&'a self, user_info: Url, token: &'a SecretString) -> BoxFuture<'a, SessionState> {
+        Box::pin(async {
+            let request =
+                self.client.get(user_info).bearer_auth(token.expose_secret()).timeout(CHECK_TIMEOUT);
+            let Ok(response) = request.send().await else { return SessionState::Unknown };
+            match response.status() {
+                StatusCode::UNAUTHORIZED => SessionState::Ended,
+                StatusCode::FORBIDDEN if begins_with(response, BAD_OAUTH_TOKEN).await => SessionState::Ended,
+                status if status.is_success() => SessionState::Live,
+                _ => SessionState::Unknown,
+            }
+        })
+    }
+
     fn prepare(&self) {
         LazyLock::force(&self.client);
     }
+}
+
+/// Whether the body of a response begins with `text`.
+async fn begins_with(mut response: reqwest::Response, text: &str) -> bool {
+    let mut body = Vec::new();
+    while body.len() < text.len() {
+        let Ok(Some(chunk)) = response.chunk().await else { break };
+        body.extend_from_slice(&chunk);
+    }
+    body.trim_ascii_start().starts_with(text.as_bytes())
 }
 
 fn build_client(builder: fn() -> ClientBuilder) -> Client {

@@ -1,4 +1,5 @@
-//! `/services/data`: the part of the REST API that a client needs for one query.
+//! `/services/data`: the part of the REST API that a client needs for one query. `/einstein/ai-agent`: the start of a session of
+//! the Agent API.
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -73,6 +74,20 @@ pub(super) async fn query(
         }
         None => error_response(StatusCode::BAD_REQUEST, "MALFORMED_QUERY", "write SELECT fields FROM object"),
     }
+}
+
+/// Begins a session of the Agent API, which accepts only JWT-format access tokens (Agentforce Developer Guide, "Get Started with
+/// the Agent API").
+pub(super) async fn begin_agent_session(State(sandbox): State<Sandbox>, headers: HeaderMap) -> Response {
+    let is_jwt = bearer(&headers).is_some_and(|token| token.split('.').count() == 3);
+    if !is_jwt || session_of_bearer(&sandbox, &headers).is_none() {
+        return json_response(StatusCode::UNAUTHORIZED, &json!({"message": "Invalid token"}));
+    }
+    let session = sandbox.random_text();
+    json_response(
+        StatusCode::OK,
+        &json!({"sessionId": session, "messages": [{"type": "Inform", "message": "Hello"}]}),
+    )
 }
 
 /// The response to a request for an unknown API version, or without a valid session.

@@ -55,6 +55,7 @@ impl Sandbox {
             .route("/services/data/{version}/", get(data::resources))
             .route("/services/data/{version}/query", get(data::query))
             .route("/services/data/{version}/query/", get(data::query))
+            .route("/einstein/ai-agent/v1/agents/{agent}/sessions", post(data::begin_agent_session))
             .route(messaging::ACCESS_TOKEN_PATH, post(messaging::access_token).delete(messaging::revoke))
             .route(messaging::CONTINUATION_PATH, get(messaging::continuation))
             .nest("/__sandbox", control::router())

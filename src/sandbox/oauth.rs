@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use data_encoding::HEXLOWER;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Value, json};
@@ -287,7 +287,12 @@ fn issue_token(
         "instance_url": settings.instance_url.unwrap_or_else(|| url.to_owned()),
         "id": id,
         "token_type": "Bearer",
+        "issued_at": now.saturating_mul(1000).to_string(),
     });
+    if settings.jwt_access_tokens {
+        granted["token_format"] = json!("jwt");
+        granted["api_instance_url"] = json!(url);
+    }
     if settings.expires_in {
         granted["expires_in"] = json!(life);
     }
@@ -309,7 +314,7 @@ pub(super) async fn revoke(State(sandbox): State<Sandbox>, headers: HeaderMap, b
 }
 
 pub(super) async fn user_info(State(sandbox): State<Sandbox>, headers: HeaderMap) -> Response {
-    let Some(session) = data::session_of_bearer(&sandbox, &headers) else { return data::invalid_session() };
+    let Some(session) = data::session_of_bearer(&sandbox, &headers) else { return bad_oauth_token() };
     let url = sandbox.url(&headers);
     let (org_id, user_id) = (id_18(&sandbox.org().org_id), user_id(&session.user));
     let info = json!({
@@ -323,6 +328,11 @@ pub(super) async fn user_info(State(sandbox): State<Sandbox>, headers: HeaderMap
         "urls": {"rest": format!("{url}/services/data/v{{version}}/")},
     });
     json_response(StatusCode::OK, &info)
+}
+
+/// The endpoints for user information refuse a token with 403 and a text, unlike the data API with its 401.
+fn bad_oauth_token() -> Response {
+    (StatusCode::FORBIDDEN, "Bad_OAuth_Token").into_response()
 }
 
 /// The record id of a user, derived from the user name.

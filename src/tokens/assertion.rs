@@ -34,6 +34,8 @@ pub struct OauthProfile {
     pub(crate) access_token_ttl: Duration,
     /// This service's share of Salesforce's login limit for one user.
     pub(crate) logins_per_hour: usize,
+    /// How old the last check of a cached token's session may be at the token endpoint.
+    pub(crate) check_session: Option<Duration>,
     keyset_signer: KeysetSigner,
     /// `{"iss":…,"sub":…,"aud":…,`
     fixed_claims: Vec<u8>,
@@ -65,6 +67,7 @@ impl OauthProfile {
             token_url: profile.token_url.clone(),
             access_token_ttl: profile.access_token_ttl,
             logins_per_hour: profile.logins_per_hour,
+            check_session: profile.check_session,
             keyset_signer: KeysetSigner::new(keyset),
             fixed_claims: encode_fixed_claims(&[
                 ("iss", Some(&profile.consumer_key)),

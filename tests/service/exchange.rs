@@ -60,6 +60,9 @@ pub struct FakeState {
     headers: Mutex<Vec<HeaderMap>>,
     clock: Arc<ManualClock>,
     token_life: AtomicUsize,
+    /// The answer to a check of a session, and the number of checks.
+    session: Mutex<(u16, &'static str)>,
+    checked: AtomicUsize,
 }
 
 impl Fake {
@@ -72,6 +75,8 @@ impl Fake {
             headers: Mutex::default(),
             clock,
             token_life: AtomicUsize::new(0),
+            session: Mutex::new((200, "{}")),
+            checked: AtomicUsize::new(0),
         }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
@@ -93,6 +98,16 @@ impl Fake {
         self.0.asked.load(Ordering::SeqCst)
     }
 
+    /// Sets the answer to checks of sessions.
+    pub fn answer_checks(&self, status: u16, body: &'static str) {
+        *self.0.session.lock().expect("not poisoned") = (status, body);
+    }
+
+    /// The number of checks of sessions.
+    pub fn checked(&self) -> usize {
+        self.0.checked.load(Ordering::SeqCst)
+    }
+
     /// The number of GET requests that probe whether the host is back.
     fn probed(&self) -> usize {
         self.0.probed.load(Ordering::SeqCst)
@@ -105,6 +120,11 @@ impl Fake {
 
     async fn answer(&self, request: Request, base: &str) -> Response {
         let mood = self.0.mood.lock().expect("not poisoned").clone();
+        if request.uri().path() == "/services/oauth2/userinfo" {
+            self.0.checked.fetch_add(1, Ordering::SeqCst);
+            let (status, body) = *self.0.session.lock().expect("not poisoned");
+            return (StatusCode::from_u16(status).expect("a status"), body).into_response();
+        }
         let exchange = request.method() == "POST";
         let messaging = request.uri().path().starts_with("/iamessage/");
         let headers = request.headers().clone();

@@ -50,5 +50,6 @@ mod supervisor;
 mod supply;
 mod support;
 mod tls;
+mod token_endpoint;
 mod traces;
 mod troubleshooting;

@@ -167,6 +167,7 @@ pub(super) fn parse_oauth(name: &Name, section: &Section<'_>, defined: &DefinedN
     let assertion_ttl = section.duration_or_default("assertion_ttl");
     let access_token_ttl = section.duration_or_default("access_token_ttl");
     let logins_per_hour = section.count_or_default("logins_per_hour");
+    let check_session = section.duration("check_session");
 
     if let Some(fault) = consumer_key.as_deref().and_then(salesforce::consumer_key_error) {
         section.warn(WarningCode::ConsumerKey, "consumer_key", format!("isn't a consumer key: {fault}"));
@@ -204,6 +205,7 @@ pub(super) fn parse_oauth(name: &Name, section: &Section<'_>, defined: &DefinedN
         assertion_ttl,
         access_token_ttl,
         logins_per_hour,
+        check_session,
     })
 }
 

@@ -10,17 +10,11 @@ use super::{InvalidSection, MINUTE, saturating_u32};
 
 pub(super) fn parse_server(section: &Section<'_>) -> Option<ServerConfig> {
     let listen = parse_listen(section).or_else(|| (!section.has("listen")).then(ListenAddress::default));
+    let url = parse_origin(section, "the token endpoint is at /oauth2/token");
     let tls = section.section("tls").map(|tls| parse_tls(&tls).ok_or(InvalidSection)).transpose();
     let public = section.section("public").map(|public| -> Result<PublicListenerConfig, InvalidSection> {
         let listen = parse_required_listen(&public);
-        let url = public.optional("url", |node| {
-            let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
-            if url.is_origin() {
-                Ok(url)
-            } else {
-                Err("must have no path: the JWKS is at /keysets/…".to_owned())
-            }
-        });
+        let url = parse_origin(&public, "the JWKS is at /keysets/…");
         let tls = public.section("tls").map(|tls| parse_tls(&tls).ok_or(InvalidSection)).transpose();
         Ok(PublicListenerConfig { listen: listen.ok_or(InvalidSection)?, url, tls: tls? })
     });
@@ -37,6 +31,7 @@ pub(super) fn parse_server(section: &Section<'_>) -> Option<ServerConfig> {
 
     let server = ServerConfig {
         listen: listen?,
+        url,
         tls: tls.ok()?,
         public: public.ok()?,
         ops: ops.ok()?,
@@ -64,6 +59,14 @@ pub(super) fn parse_server(section: &Section<'_>) -> Option<ServerConfig> {
         );
     }
     Some(server)
+}
+
+/// Parses the `url` of a listener. `paths` says where its paths are.
+fn parse_origin(section: &Section<'_>, paths: &str) -> Option<HttpsOrLoopbackUrl> {
+    section.optional("url", |node| {
+        let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
+        if url.is_origin() { Ok(url) } else { Err(format!("must have no path: {paths}")) }
+    })
 }
 
 fn parse_required_listen(section: &Section<'_>) -> Option<ListenAddress> {

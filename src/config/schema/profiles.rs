@@ -150,6 +150,13 @@ static OAUTH: TableSchema = TableSchema::new(
             Default("360"),
             "tokenmint's share of Salesforce's 3,600 logins an hour for the user.",
         ),
+        key(
+            "check_session",
+            Duration { min: "1s", max: "1h" },
+            Absent,
+            "With it, `POST /oauth2/token` answers with a cached token only if Salesforce has accepted it within this time. \
+             Otherwise tokenmint first looks at `/services/oauth2/userinfo`. So a client whose session ended gets a new one.",
+        ),
     ],
 );
 

@@ -26,6 +26,13 @@ pub(super) static SERVER: TableSchema = TableSchema::new(
              The forms are `IP:PORT`, `[IPv6]:PORT`, `localhost:PORT` and `unix:PATH`. The socket of `unix:PATH` has mode 0660.",
         ),
         key(
+            "url",
+            Text(HTTPS_ORIGIN),
+            Derived("the `Host` of the request, with https if `[server.tls]` is set"),
+            "The address under which callers reach this listener. `/.well-known/oauth-authorization-server` contains it. Set it \
+             behind a proxy that has another name or ends TLS.",
+        ),
+        key(
             "audit_key",
             Text(SECRET),
             Conditional("at most one of `audit_key` and `audit_key_file`. Without both, each start makes a new key"),

@@ -24,7 +24,7 @@ async fn a_good_assertion_gets_a_session_without_a_stated_lifetime() {
     let granted = answer.ok();
     assert_eq!([answer.header("cache-control"), answer.header("pragma")], ["no-store", "no-cache"]);
     let members: Vec<&String> = granted.as_object().expect("an object").keys().collect();
-    assert_eq!(members, ["access_token", "id", "instance_url", "scope", "token_type"]);
+    assert_eq!(members, ["access_token", "id", "instance_url", "issued_at", "scope", "token_type"]);
     let token = granted["access_token"].as_str().expect("a token");
     assert!(token.starts_with("00D000000000001!AQ") && token.len() > 40, "{token}");
     assert_eq!([&granted["instance_url"], &granted["token_type"]], [&json!(played.url), &json!("Bearer")]);
@@ -265,10 +265,12 @@ async fn a_session_queries_until_it_idles_is_revoked_or_expires() {
         played.get(query, &token).await.ok();
     }
     played.clock.advance(Duration::from_hours(2));
-    for path in [query, "/services/data/v59.0/", "/services/oauth2/userinfo"] {
+    for path in [query, "/services/data/v59.0/"] {
         let answer = played.get(path, &token).await;
         assert_eq!((answer.status, answer.json()), (StatusCode::UNAUTHORIZED, dead.clone()), "{path}");
     }
+    let refused = played.get("/services/oauth2/userinfo", &token).await;
+    assert_eq!((refused.status, refused.text.as_str()), (StatusCode::FORBIDDEN, "Bad_OAuth_Token"));
     let (first, second) = (played.session().await, played.session().await);
     let revoke = played.client.post(played.at("/services/oauth2/revoke")).form(&[("token", &first)]);
     assert_eq!(Answer::of(revoke).await.status, StatusCode::OK);
@@ -294,10 +296,18 @@ async fn settings_give_expires_in_jwts_and_another_instance() {
     assert_eq!(granted["instance_url"], "https://acme.my.salesforce.com");
     let token = granted["access_token"].as_str().expect("a token");
     assert_eq!(unverified(token).1["exp"], START + 900);
+    assert_eq!([&granted["token_format"], &granted["api_instance_url"]], [&json!("jwt"), &json!(played.url)]);
+    let begin = |token: &str| {
+        let path = played.at("/einstein/ai-agent/v1/agents/0Xx000000000001/sessions");
+        let body = json!({"externalSessionKey": "a-key", "instanceConfig": {"endpoint": played.url}});
+        Answer::of(played.client.post(path).bearer_auth(token).json(&body))
+    };
+    assert!(begin(token).await.ok()["sessionId"].is_string());
+    assert_eq!(begin("00D000000000001!AQ").await.status, StatusCode::UNAUTHORIZED);
     played.get("/services/oauth2/userinfo", token).await.ok();
     // A JWT contains its expiry, so use doesn't renew it.
     played.clock.advance(Duration::from_mins(14));
     played.get("/services/oauth2/userinfo", token).await.ok();
     played.clock.advance(Duration::from_mins(1));
-    assert_eq!(played.get("/services/oauth2/userinfo", token).await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(played.get("/services/oauth2/userinfo", token).await.status, StatusCode::FORBIDDEN);
 }

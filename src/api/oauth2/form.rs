@@ -1,0 +1,162 @@
+//! The form body of the token endpoint (RFC 6749, section 3.2 and appendix B). It is parsed as strictly as the JSON bodies of
+//! the other endpoints: each parameter at most once, no unknown one, and valid UTF-8.
+
+use percent_encoding::percent_decode;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::super::ApiError;
+use crate::tokens::InvalidField;
+
+/// The longest name of a parameter that an error repeats, in bytes.
+const MAX_QUOTED_NAME: usize = 64;
+
+/// The parameters of a form. Each accessor removes a parameter. All values are treated as secrets, because some are.
+pub(super) struct FormFields(Vec<(String, SecretString)>);
+
+impl FormFields {
+    /// Parses a form. Parameters without a value count as omitted (RFC 6749, section 3.1).
+    ///
+    /// # Errors
+    /// A parameter is given twice, or is no percent-encoded UTF-8.
+    pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let mut parameters = Vec::new();
+        for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
+            let mut parts = pair.splitn(2, |byte| *byte == b'=');
+            let name = decode(parts.next().unwrap_or_default())?;
+            let value = SecretString::from(decode(parts.next().unwrap_or_default())?);
+            if parameters.iter().any(|(other, _)| *other == name) {
+                return Err(InvalidField::new(quotable(&name), "is given twice").into());
+            }
+            parameters.push((name, value));
+        }
+        parameters.retain(|(_, value)| !value.expose_secret().is_empty());
+        Ok(Self(parameters))
+    }
+
+    /// Rejects parameters that aren't in `known`.
+    pub(super) fn allow_only(self, known: &[&str]) -> Result<Self, ApiError> {
+        match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            None => Ok(self),
+            Some((name, _)) => {
+                let known = known.join(", ");
+                let message = format!("isn't a parameter of this grant; its parameters are {known}");
+                Err(InvalidField::new(quotable(name), message).into())
+            }
+        }
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|(other, _)| other == name)
+    }
+
+    pub(super) fn secret(&mut self, name: &str) -> Option<SecretString> {
+        let at = self.0.iter().position(|(other, _)| other == name)?;
+        Some(self.0.remove(at).1)
+    }
+
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        self.secret(name).map(|value| value.expose_secret().to_owned())
+    }
+
+    /// Takes a parameter that must be there.
+    pub(super) fn required(&mut self, name: &'static str) -> Result<SecretString, ApiError> {
+        self.secret(name).ok_or_else(|| InvalidField::new(name, "is missing").into())
+    }
+
+    /// Takes a parameter that must have one of these values.
+    pub(super) fn required_one_of(&mut self, name: &'static str, values: &[&str]) -> Result<(), ApiError> {
+        let value = self.secret(name);
+        let fits = value.is_some_and(|value| values.contains(&value.expose_secret()));
+        fits.then_some(())
+            .ok_or_else(|| InvalidField::new(name, format!("must be {}", values.join(" or "))).into())
+    }
+
+    /// Like [`required_one_of`](Self::required_one_of), but the parameter may be missing.
+    pub(super) fn optional_one_of(&mut self, name: &'static str, values: &[&str]) -> Result<(), ApiError> {
+        if self.contains(name) { self.required_one_of(name, values) } else { Ok(()) }
+    }
+}
+
+/// Decodes a name or a value: `+` is a space, and `%` begins two hexadecimal digits.
+///
+/// # Errors
+/// A `%` begins no digits, or the result isn't UTF-8.
+pub(super) fn decode(encoded: &[u8]) -> Result<String, ApiError> {
+    const NOT_A_FORM: ApiError = ApiError::Malformed(
+        "send the parameters percent-encoded, in UTF-8: write `%` as %25, and a byte as `%` with two hexadecimal digits",
+    );
+    let is_escape = |rest: &[u8]| rest.iter().take(2).filter(|byte| byte.is_ascii_hexdigit()).count() == 2;
+    let mut escapes = encoded.iter().enumerate().filter(|(_, byte)| **byte == b'%');
+    if !escapes.all(|(at, _)| is_escape(&encoded[at + 1..])) {
+        return Err(NOT_A_FORM);
+    }
+    let spaced: Vec<u8> = encoded.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent_decode(&spaced).decode_utf8().map(String::from).map_err(|_| NOT_A_FORM)
+}
+
+/// The name of a parameter as an error quotes it. What may be a misplaced secret isn't repeated.
+fn quotable(name: &str) -> &str {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    if name.len() <= MAX_QUOTED_NAME && name.bytes().all(is_plain) { name } else { "a parameter" }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn texts(body: &str) -> Option<Vec<(String, String)>> {
+        let form = FormFields::parse(body.as_bytes()).ok()?;
+        Some(form.0.into_iter().map(|(name, value)| (name, value.expose_secret().to_owned())).collect())
+    }
+
+    #[test]
+    fn a_malformed_form_is_rejected() {
+        for body in [
+            "a=1&a=2",
+            "a=1&a=",
+            "a&a=1",
+            "a=1&%61=2",
+            "a=%",
+            "a=%4",
+            "a=%4g",
+            "a=%zz",
+            "%=1",
+            "a=%ff",
+            "a=%c3%28",
+            "a=%ed%a0%80",
+            "%ff=1",
+        ] {
+            assert_eq!(texts(body), None, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_without_a_value_counts_as_omitted() {
+        assert_eq!(texts("a=&b&c=1&&"), Some(vec![("c".to_owned(), "1".to_owned())]));
+        assert_eq!(texts(""), Some(Vec::new()));
+    }
+
+    #[test]
+    fn an_error_repeats_no_name_that_may_be_a_secret() {
+        for (body, is_quoted) in [("scopes=1&scopes=2", true), ("tm_AbC9=1&tm_AbC9=2", false)] {
+            let field = match FormFields::parse(body.as_bytes()) {
+                Err(ApiError::InvalidField(invalid_field)) => Some(invalid_field.field),
+                _ => None,
+            };
+            assert_eq!(field.map(|field| body.starts_with(&field)), Some(is_quoted), "{body}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_another_encoder_writes_is_read_back(
+            pairs in prop::collection::btree_map("[a-z_ +%&=é]{1,8}", ".{1,20}", 0..6),
+        ) {
+            let mut form = url::form_urlencoded::Serializer::new(String::new());
+            form.extend_pairs(&pairs);
+            prop_assert_eq!(texts(&form.finish()), Some(pairs.into_iter().collect()));
+        }
+    }
+}

@@ -146,7 +146,7 @@ impl AccessToken {
         self.rejected.load(Ordering::Relaxed)
     }
 
-    /// What is known of its session from the last `interval`: by a check, or by the login.
+    /// Returns the state of its session, if a check or the login showed it within the last `interval`.
     pub(super) fn session_state(
         &self,
         interval: Duration,

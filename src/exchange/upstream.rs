@@ -64,7 +64,7 @@ pub trait Transport: Send + Sync + 'static {
     fn prepare(&self) {}
 }
 
-/// What Salesforce says of the session of an access token.
+/// The state of the session of an access token, by an answer of Salesforce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionState {
     Live,

@@ -1,5 +1,5 @@
-//! The published JWK Sets (RFC 7517, section 5): one for each keyset and one for all, cached in serialized form with
-//! their `ETag`. [`RSAKeyParameters`] has no fields for private members.
+//! The published JWK Sets (RFC 7517, section 5) and their JWKS cache: one set for each keyset and one for all, in serialized form
+//! with its `ETag`. [`RSAKeyParameters`] has no fields for private members.
 //!
 //! The bytes depend only on the keysets and the clock. A reload builds new sets. When the published
 //! keys or certificates change by the clock, the next request serializes the set again.

@@ -1,4 +1,9 @@
-//! tokenmint mints JWTs for Salesforce and Intercom, and exchanges them for Salesforce access tokens.
+//! tokenmint mints JWTs for Salesforce and Intercom, and exchanges those for Salesforce for access tokens.
+//!
+//! The words:
+//! - A *keyset* is a set of RSA keys that are published together. Each key has a key id, `kid`.
+//! - A *profile* is a named recipe for one kind of token. A *bundle* is a list of profiles that one request mints together.
+//! - A *caller* is a program that may request tokens. The *subject* is the user that a token names.
 //!
 //! # Modules
 //! A module imports only from modules above it in this table. `tests/service/module_order.rs` checks that.
@@ -29,11 +34,17 @@
 //! | [`cli`] | the commands; the subcommands of `tokenmint keys` are in the folder `cli/keys` |
 //!
 //! # One request
-//! 1. `app` accepts the connection and checks the request head; `api` routes the request.
-//! 2. `callers` authenticates the caller and authorizes the profile and the subject.
+//! 1. `app` accepts the connection, and passes its head to `api::request_head`, which checks it. `api` routes the request.
+//! 2. `callers` authenticates the caller, and decides about the profile and the subject. `api::authorization` applies the decision.
 //! 3. `tokens` mints the token with the key that signs now. For an access token, `exchange` answers from its
 //!    cache. On a miss it mints an assertion or an identity token, and contacts Salesforce.
 //! 4. `api` writes the audit line and responds.
+//!
+//! # Besides requests
+//! - `app::reload` watches the files, and replaces the configuration as a whole. `app::retirement_watcher` revokes retired keys,
+//!   even if the rest of the configuration is broken.
+//! - `issuers` renews the keys of other issuers.
+//! - `exchange` refreshes access tokens before they expire, and hears from other replicas which tokens Salesforce rejected.
 
 #![deny(unsafe_code)]
 #![warn(unreachable_pub)]

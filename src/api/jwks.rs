@@ -31,7 +31,7 @@ fn jwks_response(jwks: &CachedJwks, state: &AppState, method: &Method, headers: 
     let serialized = jwks.serialized(now);
     // A HEAD request doesn't deliver the keys, so it isn't counted as a fetch.
     if method == Method::GET {
-        let client = ClientClass::of(headers.get(USER_AGENT).map(HeaderValue::as_bytes));
+        let client = ClientClass::from_user_agent(headers.get(USER_AGENT).map(HeaderValue::as_bytes));
         jwks.record_fetch(&serialized, client, now);
     }
     let caching = [(ETAG, serialized.etag.clone()), (CACHE_CONTROL, jwks.cache_control.clone())];

@@ -1,4 +1,4 @@
-//! What a listener tells the API about a request.
+//! The facts that a listener passes to the API with each request.
 
 use std::sync::Arc;
 

@@ -26,7 +26,7 @@ const BUDGET_BYTES_PER_CONNECTION: usize = 3 << 10;
 const MIN_LISTENER_BYTES: usize = 16 << 20;
 /// The memory of an open connection, in bytes: its task, its socket, its entry in the table. This and the next two constants
 /// are rounded from 2.6, 9.2 and 16.3 KiB, the growth of `RssAnon` with a thousand connections.
-const OPEN_BYTES: usize = 5 << 9;
+const CONNECTION_BYTES: usize = 5 << 9;
 /// The additional memory of hyper from the first request on, in bytes: a read buffer of 8 KiB and its state.
 pub(crate) const HYPER_BYTES: usize = 10 << 10;
 /// The additional memory of TLS, in bytes: its state and a record buffer.
@@ -119,7 +119,7 @@ impl Connections {
         table.open.insert(id, connection.clone());
         drop(table);
         self.open_gauge.inc();
-        connection.charge(OPEN_BYTES);
+        connection.charge(CONNECTION_BYTES);
         Some(ConnectionPermit { id, connection, _slot: slot })
     }
 

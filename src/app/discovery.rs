@@ -8,7 +8,7 @@
 //! directories it uses, and where its ops listener is. Commands find the names of these sockets in `/proc/net/unix`.
 //! Processes see each other only within one network namespace, which containers usually don't share.
 //!
-//! Any user can bind such a name. So a command believes only root, its own user, the owners of the configuration and the keys,
+//! Any user can bind such a name. So a command trusts only root, its own user, the owners of the configuration and the keys,
 //! and a group that may read them ([`FoundService::is_trusted`]). The kernel says which user and group that is (`SO_PEERCRED`).
 
 use std::collections::BTreeSet;

@@ -181,7 +181,7 @@ impl App {
             Arc::new(build_state(&config, ring, issuer_keys, batch, clock_and_rng, Arc::new(dropped_lines))?);
         let exchanges = config.identity.values().any(|profile| profile.messaging.is_some());
         if exchanges || !config.oauth.is_empty() {
-            state.exchanger.prepare();
+            state.exchanger.warm_up_transport();
         }
         let target = ReloadTarget { state: state.clone(), tls, public_tls, chains, files, fingerprint };
         Ok(Self { state, listeners, target })

@@ -3,7 +3,7 @@
 //!
 //! - Notifications: `READY=1` once the sockets are bound, `RELOADING=1` and `READY=1` around a reload, `STOPPING=1` at
 //!   shutdown.
-//! - Watchdog: a task on the service's runtime feeds it. So systemd restarts a service whose runtime is stuck.
+//! - Watchdog: a task on the service's runtime notifies it. So systemd restarts a service whose runtime is stuck.
 //! - Socket activation: a socket named `minting`, `public` or `ops` (`FileDescriptorName=`) replaces the configured
 //!   address of that listener. A listener serves all sockets of its name, for example one for IPv4 and one for IPv6. If all
 //!   sockets have the same other name, and only the minting listener is configured, it serves them.

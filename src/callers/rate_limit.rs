@@ -1,10 +1,10 @@
 //! The request rate of each caller, the minting rate of each subject, and the limit of distinct subjects per caller.
 //!
 //! - Token buckets (GCRA) limit requests. In any period, a bucket allows at most its burst, plus the period times its rate.
-//! - A sliding window limits distinct subjects. No sixty seconds see more of them than the limit, unless it was lowered.
+//! - A sliding window limits distinct subjects. No period of sixty seconds has more of them than the limit, unless it was lowered.
 //! - A reload keeps the state, except the bucket of a caller whose rate has changed.
 //!
-//! The limit per subject stops pages that retry in a loop. A page whose token Salesforce rejects was seen to request 40 new
+//! The limit per subject stops pages that retry in a loop. In the field, a page whose token Salesforce rejected requested 40 new
 //! ones per second, which froze its tab and hid the cause. A user with many tabs needs a few tokens per minute.
 
 use std::collections::{BTreeSet, HashMap};

@@ -289,7 +289,7 @@ impl Drop for CreatedFiles {
 /// Loads the written configuration like `serve` would, without the environment. Returns the fields to fill in.
 ///
 /// # Errors
-/// Any other problem.
+/// A problem other than a field to fill in.
 fn check_written(file: &Path, context: &CliContext<'_>) -> Result<Vec<Problem>, CliError> {
     let clock = &*context.clock_and_rng.clock;
     match Config::load(Some(file), &Environment::new()) {

@@ -1,4 +1,4 @@
-//! Redaction of paths: a path from the configuration that messages show only if it exists, because it may be a pasted secret.
+//! Redacts paths in messages: a message shows a path of the configuration only if it exists, because it may be a pasted secret.
 
 use std::fmt;
 use std::fs;

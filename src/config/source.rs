@@ -1,5 +1,5 @@
 //! Reads the configuration's sources, a TOML file and environment variables, into one tree. Each value in the tree
-//! knows its origin. The meaning of settings is not known here.
+//! has its origin. Other files of `config` give the settings their meaning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;

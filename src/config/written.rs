@@ -1,4 +1,4 @@
-//! Where settings were written (file and line, or variable), and their values if messages may show them. Messages about a later
+//! Records where settings were written (file and line, or variable), and their values if messages may show them. Messages about a later
 //! change need both.
 
 use std::collections::BTreeMap;

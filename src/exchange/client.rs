@@ -281,7 +281,7 @@ impl ExchangeClient {
     }
 
     /// Writes logins that couldn't be written before. Gives up after [`DISK_TIMEOUT`].
-    pub(crate) async fn flush_login_log(&self) {
+    pub(crate) async fn flush_login_counts(&self) {
         let login_limit = self.login_limit.clone();
         let on_disk = async {
             let _disk = self.disk_permit.acquire().await;

@@ -18,7 +18,7 @@ pub struct ExchangerDeps {
     pub metrics: Arc<Metrics>,
 }
 
-/// The current time on both clocks, and a random number from 0 to 1 for jitter.
+/// The current time on both clocks, and a random number from 0 to 1: the jitter of the backoff in `negative_cache` and of the refresh in `token`.
 pub(super) struct ClockReading {
     pub(crate) now: UnixTime,
     pub(crate) monotonic: Duration,

@@ -93,14 +93,14 @@ impl Exchanger {
     }
 
     /// Initializes the transport on a blocking thread, so that the first exchange doesn't wait for it.
-    pub(crate) fn prepare(&self) {
+    pub(crate) fn warm_up_transport(&self) {
         let cache = self.0.clone();
-        tokio::task::spawn_blocking(move || cache.client.transport.prepare());
+        tokio::task::spawn_blocking(move || cache.client.transport.warm_up());
     }
 
     /// Writes the login counts to disk, for the next process. Gives up if the disk hangs.
     pub(crate) async fn shut_down(&self) {
-        self.0.client.flush_login_log().await;
+        self.0.client.flush_login_counts().await;
     }
 
     /// Returns an access token for `profile`'s integration user.

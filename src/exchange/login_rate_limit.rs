@@ -1,4 +1,4 @@
-//! Login rate limit: a sliding window for each account, by default below Salesforce's own limit. Salesforce refuses a user
+//! Login rate limit (metrics and the reference call it the login budget): a sliding window for each account, by default below Salesforce's own limit. Salesforce refuses a user
 //! that exceeds 3,600 logins an hour, in every integration, for an hour; this limit keeps a bug from causing that. Messaging
 //! requests have such a limit too, for each org.
 //!

@@ -215,6 +215,7 @@ impl ReadThroughCache {
                 Decision::Exchange(Some(token.hash()))
             }
             None => {
+                // The value of the label for `rejection_limit`.
                 self.count_kept_rejected(token_request, "pace");
                 Decision::Resolved(Lookup::Token(token))
             }

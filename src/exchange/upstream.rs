@@ -61,7 +61,7 @@ pub trait Transport: Send + Sync + 'static {
     fn check_session<'a>(&'a self, user_info: Url, token: &'a SecretString) -> BoxFuture<'a, SessionState>;
 
     /// Initializes what the first request needs. May block for milliseconds.
-    fn prepare(&self) {}
+    fn warm_up(&self) {}
 }
 
 /// The state of the session of an access token, by an answer of Salesforce.
@@ -207,7 +207,7 @@ impl Transport for HttpTransport {
         })
     }
 
-    fn prepare(&self) {
+    fn warm_up(&self) {
         LazyLock::force(&self.client);
     }
 }

@@ -1,4 +1,4 @@
-//! [`KeyCache`]: the fetched keys of one issuer.
+//! [`KeyCache`], a JWKS cache: the fetched keys of one issuer.
 //!
 //! - All requests share one fetch (request coalescing). It runs in a task of its own, so a client that disconnects doesn't end it.
 //! - Stale while revalidate: a request whose key is cached never waits. Keys that are due for renewal are fetched in the background.

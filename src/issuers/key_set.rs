@@ -64,7 +64,7 @@ impl KeySet {
             return Err(KeySetError::NotAJwks);
         }
         let keys: Vec<VerifyingKey> =
-            jwks.iter().filter_map(|jwk| VerifyingKey::of(jwk, algorithms)).collect();
+            jwks.iter().filter_map(|jwk| VerifyingKey::from_jwk(jwk, algorithms)).collect();
         if keys.is_empty() {
             let names: Vec<String> = algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect();
             return Err(KeySetError::NoUsableKey(names.join(" or ")));
@@ -120,7 +120,7 @@ impl KeySet {
 
 impl VerifyingKey {
     /// A key of a JWKS; `None` if it fits none of `algorithms`.
-    fn of(jwk: &Json, algorithms: &[Algorithm]) -> Option<Self> {
+    fn from_jwk(jwk: &Json, algorithms: &[Algorithm]) -> Option<Self> {
         if jwk.member("use").is_some() && jwk.text("use") != Some("sig") {
             return None;
         }

@@ -1,4 +1,4 @@
-//! JWTs of other issuers: a token in, verified claims or the reason of a refusal out.
+//! Verifies JWTs of other issuers: returns the verified claims of a token, or the reason of a refusal.
 //!
 //! - [`TrustedIssuer::verify`] applies the rules of RFC 7519, RFC 8725 and the configuration. Values are compared whole.
 //! - The algorithm must be one of the issuer's key, and one of `algorithms`. The token's header can't choose another.

@@ -38,7 +38,7 @@ impl ClientClass {
         }
     }
 
-    pub(crate) fn of(user_agent: Option<&[u8]>) -> Self {
+    pub(crate) fn from_user_agent(user_agent: Option<&[u8]>) -> Self {
         let Some(user_agent) = user_agent.filter(|user_agent| !user_agent.is_empty()) else {
             return Self::None;
         };
@@ -88,8 +88,8 @@ mod tests {
 
     #[test]
     fn a_client_class_is_found_by_a_word_in_the_user_agent() {
-        let of = |user_agent: &str| ClientClass::of(Some(user_agent.as_bytes()));
-        assert_eq!(ClientClass::of(None), ClientClass::None);
+        let of = |user_agent: &str| ClientClass::from_user_agent(Some(user_agent.as_bytes()));
+        assert_eq!(ClientClass::from_user_agent(None), ClientClass::None);
         assert_eq!(of(""), ClientClass::None);
         assert_eq!(of("SFDC-Callout/62.0"), ClientClass::Salesforce);
         assert_eq!(of("Java/17.0.2"), ClientClass::Java);

@@ -1,4 +1,4 @@
-//! Changes to a key directory by a command: locked, atomic and verified.
+//! Changes a key directory for a command: locked, atomic and verified.
 //!
 //! - One command at a time: the directory is locked (flock) from the read of `keyset.toml` until its replacement, where the file
 //!   system has locks. Only a retirement proceeds without the lock, after a short wait. The text is compared once more right
@@ -232,11 +232,11 @@ impl KeyDirectory {
         self.sync(&target)
     }
 
-    /// Writes `content` to a temporary file beside `path`, with the permissions that [`OwnerAndMode::for_file`] chooses.
+    /// Writes `content` to a temporary file beside `path`, with the permissions that [`OwnerAndMode::choose_for`] chooses.
     fn write_temporary(&self, path: &Path, content: &[u8]) -> Result<NamedTempFile, DirectoryError> {
         let failed = |error: io::Error| self.write_error(path, &error);
         self.remove_stale_temporary_files();
-        let access = OwnerAndMode::for_file(path).map_err(failed)?;
+        let access = OwnerAndMode::choose_for(path).map_err(failed)?;
         let mut file = tempfile::Builder::new()
             .prefix(TEMPORARY_PREFIX)
             .tempfile_in(parent_directory(path))
@@ -486,7 +486,7 @@ impl OwnerAndMode {
     /// Chooses the permissions for a file at `path`. The first of these that exists decides: that file, a file with the
     /// same extension beside it, a key beside it, the directory's owner and group. [`key_mode`](Self::key_mode) limits the mode
     /// of a private key.
-    fn for_file(path: &Path) -> io::Result<Self> {
+    fn choose_for(path: &Path) -> io::Result<Self> {
         let of = |metadata: &fs::Metadata| Self {
             uid: metadata.uid(),
             gid: metadata.gid(),

@@ -1,9 +1,10 @@
 //! Loads PEM files into a [`KeyRing`]: keysets, private keys, certificates, and the schedule that says which key signs
-//! when. It doesn't know tokens or HTTP.
+//! when. It has no code for tokens or HTTP.
 //!
+//! - The state `Retiring` is the normal end of a key, after its time of signing. A *retired* key was revoked at once.
 //! - Every key in a ring has passed the strength checks and a test signature.
 //! - Key ids are unique among the ring's keys and the retired keys of its schedules.
-//! - A ring's keys and dates never change; a reload builds another ring. A `retirement` builds another too, from the ring
+//! - A ring's keys and dates never change; a reload builds another ring. `retirement` also builds a new ring, from the ring
 //!   in force and `keyset.toml` alone.
 //! - A new ring doesn't contain a key that may neither sign nor be published. Such a key leaves memory when the last ring
 //!   that had it is dropped, and its last signature or self-test has ended. A load may read a retired key's file for its

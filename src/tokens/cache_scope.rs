@@ -1,4 +1,4 @@
-//! The scope of an access token's cache key: a hash of the settings that decide for which user, org and app it is.
+//! The scope of an access token's cache key: a hash of the settings that decide for which user, org and app the token is.
 
 use std::iter::once;
 

@@ -1,4 +1,4 @@
-//! The JWS Compact Serialization (RFC 7515, section 7.1) in one pass: a header that was encoded at load, the payload
+//! Writes the JWS Compact Serialization (RFC 7515, section 7.1) in one pass: a header that was encoded at load, the payload
 //! in base64url behind it, then the signature over both.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Runs signatures so that nothing else waits for them: a bounded queue, cooperative scheduling, and load shedding.
 //!
 //! A signature of RSA-2048 keeps a core busy for a third of a millisecond, or for nearly one on a CPU without AVX-512
-//! IFMA. One of RSA-4096 takes two milliseconds, or eleven. At most `concurrency` signatures or batches run at once. The rest wait
+//! IFMA. One of RSA-4096 takes two milliseconds, or eleven on such a CPU. At most `concurrency` signatures or batches run at once. The rest wait
 //! in a [`SigningQueue`] for at most [`QUEUE_TIMEOUT`]; beyond that, and beyond its capacity, requests are shed.
 //! The time that the key's own signature took when the key was loaded decides where a signature runs. A key with slow
 //! batches always uses the thread pool.

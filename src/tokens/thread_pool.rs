@@ -41,7 +41,7 @@ fn start(threads: usize) -> Sender<Task> {
         if let Err(error) = started {
             tracing::warn!(
                 %error,
-                "can't start a thread for slow (3072- and 4096-bit) signatures: they run on the request threads and delay other \
+                "can't start a thread for slow signatures: they run on the request threads and delay other \
                  answers; raise the limit of threads (ulimit -u, pids.max)"
             );
         }

@@ -24,7 +24,7 @@ pub(super) struct TraceContext {
 
 impl TraceContext {
     /// Reads the context of a request; `None` unless it has exactly one `traceparent`, well-formed.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut parents = headers.get_all(TRACEPARENT).iter();
         let (parent, None) = (parents.next()?, parents.next()) else { return None };
         let context = Self::parse(parent.as_bytes())?;

@@ -57,7 +57,7 @@ pub(crate) struct Span(Trace);
 impl Trace {
     /// Starts the server span of a request. If spans aren't recorded, only takes over the caller's trace context.
     pub(crate) fn server_span(method: &Method, route: &'static str, headers: &HeaderMap) -> Span {
-        let sent = TraceContext::of(headers);
+        let sent = TraceContext::from_headers(headers);
         let (span, context) = RecordedSpan::server(sent.as_ref(), method, route)
             .map_or_else(|| (RecordedSpan::default(), sent), |(span, context)| (span, Some(context)));
         Span(Self { context: context.map(Arc::new), span })

@@ -230,7 +230,7 @@ async fn the_request_timeout_starts_with_the_first_byte() {
     let start = Instant::now();
     let mut slow = say(&service, &request[..30]).await;
     // The pauses are what is tested, here and below.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
     slow.write_all(&request.as_bytes()[30..request.len() - 5]).await.expect("written");
     tokio::time::sleep(Duration::from_millis(300)).await;
     slow.write_all(&request.as_bytes()[request.len() - 5..]).await.expect("written");
@@ -240,7 +240,8 @@ async fn the_request_timeout_starts_with_the_first_byte() {
     let sum = "tokenmint_request_duration_seconds_sum{route=\"/identity-token\"} ";
     let sum = metrics.split_once(sum).expect("it is counted").1;
     let sum: f64 = sum.split_whitespace().next().and_then(|sum| sum.parse().ok()).expect("a number");
-    assert!((0.6..took).contains(&sum), "{sum} of {took}");
+    // A measurement that starts with the whole head would say 0.3 seconds. A busy service notices the first byte late.
+    assert!((0.9..took).contains(&sum), "{sum} of {took}");
 
     let start = Instant::now();
     let mut late = say(&service, &request[..30]).await;

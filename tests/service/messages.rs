@@ -308,7 +308,7 @@ const HTTP: &[(&str, [&str; 3])] = &[
 ];
 
 /// Messages of HTTP answers to a request with that header.
-const HEADERS: &[(&str, [&str; 2])] = &[
+const MESSAGES_BY_HEADER: &[(&str, [&str; 2])] = &[
     ("only application/json and application/jwt are available", ["accept", "text/html"]),
     ("send the body as JSON", ["content-type", "text/plain"]),
 ];
@@ -430,7 +430,7 @@ fn every_quoted_message_is_in_a_table() {
     let mut tables: Vec<&str> = CHECK.iter().map(|(message, _)| *message).collect();
     tables.extend(RELOAD.iter().map(|(message, ..)| *message));
     tables.extend(HTTP.iter().map(|(message, _)| *message));
-    tables.extend(HEADERS.iter().map(|(message, _)| *message));
+    tables.extend(MESSAGES_BY_HEADER.iter().map(|(message, _)| *message));
     tables.extend(LOG);
     tables.extend(COMMANDS.iter().map(|(message, ..)| *message));
     tables.extend(SOURCE);
@@ -498,7 +498,7 @@ async fn answers_have_the_messages() {
         let description = ask(&service, *request).await;
         assert!(shows(&description, message), "{message}: {description}");
     }
-    for (message, [name, value]) in HEADERS {
+    for (message, [name, value]) in MESSAGES_BY_HEADER {
         let request = service.request(Method::POST, "/identity-token").bearer_auth(API_KEY);
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/json"));

@@ -41,7 +41,7 @@ pub(super) async fn authenticate_client(
         return Err(ApiError::MultipleCredentials);
     }
     let client_id = form.text("client_id");
-    let authenticated = if let Some(basic) = header.and_then(BasicCredentials::of) {
+    let authenticated = if let Some(basic) = header.and_then(BasicCredentials::from_header) {
         let caller = basic?.iter().find_map(|credentials| credentials.find_caller(state));
         AuthenticatedCaller::new(parts, "api_key", caller.ok_or(ApiError::InvalidClient)?)
     } else if let Some(api_key) = form.secret("client_secret") {
@@ -81,7 +81,7 @@ struct BasicCredentials {
 impl BasicCredentials {
     /// The two meanings that `Authorization: Basic` may have: percent-decoded, which RFC 6749, section 2.3.1, asks for, and as it
     /// is, because many clients don't encode it. `None` for another scheme.
-    fn of(header: &HeaderValue) -> Option<Result<[Self; 2], ApiError>> {
+    fn from_header(header: &HeaderValue) -> Option<Result<[Self; 2], ApiError>> {
         let (scheme, credentials) = header.as_bytes().split_at_checked(6)?;
         scheme
             .eq_ignore_ascii_case(b"basic ")

@@ -190,8 +190,8 @@ impl RetirementResult {
     }
 }
 
-/// Finds folders with the same key under other ids. The second value lists the copies that can't be retired: keys
-/// given as file or text, and folders that don't answer.
+/// Finds the folders with the same key under other ids. The second value has a message for each copy that can't be retired (a key
+/// given as file or text), and for each keyset that can't be searched. Both are empty, with a warning, if the key can't be read.
 pub(crate) fn find_copies(
     kid: &KeyId,
     folders: &[KeyFolder],

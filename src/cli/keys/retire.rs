@@ -178,7 +178,7 @@ impl RetireKeyCommand {
         if !failures.is_empty() {
             let folder = folders[0].directory.display();
             let failed = format!("`{}` is retired in {folder}, but {}", self.kid, failures.join("; "));
-            // Schedule errors are returned last, with their own exit code.
+            // Printed here instead of returned: a schedule error below takes precedence, with its own exit code.
             print_stderr(&format!("tokenmint: {failed}"));
         }
         for written in written {

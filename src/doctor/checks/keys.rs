@@ -338,11 +338,11 @@ fn public_pairs(input: &CheckInput<'_>) -> Observations {
 }
 
 /// The fix for a public half whose private key is unknown.
-const UNKNOWN_HALF_FIX: &str = "name the configuration that has its private key (`--config FILE`), or give the file of that private \
+const UNCONFIGURED_HALF_FIX: &str = "name the configuration that has its private key (`--config FILE`), or give the file of that private \
                                 key too. If it was uploaded for this configuration, upload the key that signs: `tokenmint jwk KID` \
                                 prints its JWK";
 /// The fix for a private key that isn't configured.
-const UNKNOWN_KEY_FIX: &str = "name the configuration that has it (`--config FILE`); to sign with it here, put it into the `directory` \
+const UNCONFIGURED_KEY_FIX: &str = "name the configuration that has it (`--config FILE`); to sign with it here, put it into the `directory` \
                                of a keyset as KID.key, and upload its JWK or certificate";
 
 /// The configured keys with which supplied files are compared; `None` if there are none.
@@ -496,7 +496,7 @@ fn unknown_key(input: &CheckInput<'_>, about: &str, common_name: Option<&str>, h
         );
         return Observation::fail(about, seen);
     }
-    let fix = if matches!(half, Half::Private) { UNKNOWN_KEY_FIX } else { UNKNOWN_HALF_FIX };
+    let fix = if matches!(half, Half::Private) { UNCONFIGURED_KEY_FIX } else { UNCONFIGURED_HALF_FIX };
     Observation::warn(about, format!("isn't {of}a configured key ({})", configured_kids(input)))
         .with_advice(fix)
 }

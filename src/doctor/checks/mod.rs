@@ -1,5 +1,5 @@
 //! The check functions, grouped by their input: pure functions from a `CheckInput` to its observations. Each has the id of its
-//! check as its name, but for those of `hs256`, which serve every HS256 kind. The titles and fixes are in `catalogue`.
+//! check as its name, except those of `hs256`, which serve every HS256 kind. The titles and fixes are in `catalogue`.
 
 pub(super) mod assertions;
 mod audience;

@@ -205,7 +205,7 @@ fn is_one_of(error: &ExchangeError, ids: &[&str]) -> bool {
 }
 
 /// Reports which exchanges of an endpoint failed with one kind of refusal.
-fn refusals_of(
+fn observe_refusals(
     input: &CheckInput<'_>,
     (endpoint, ids): (&'static str, &'static [&'static str]),
 ) -> Observations {
@@ -239,35 +239,35 @@ fn refusal_finding(profile: &str, error: &ExchangeError) -> Observation {
 }
 
 pub(crate) fn auth_schemes(input: &CheckInput<'_>) -> Observations {
-    refusals_of(input, AUTH_SCHEME_REFUSALS)
+    observe_refusals(input, AUTH_SCHEME_REFUSALS)
 }
 
 pub(crate) fn verification_mode(input: &CheckInput<'_>) -> Observations {
-    refusals_of(input, AUTH_MODE_REFUSALS)
+    observe_refusals(input, AUTH_MODE_REFUSALS)
 }
 
 pub(super) fn deployment(input: &CheckInput<'_>) -> Observations {
-    refusals_of(input, DEPLOYMENT_REFUSALS)
+    observe_refusals(input, DEPLOYMENT_REFUSALS)
 }
 
 pub(super) fn audience(input: &CheckInput<'_>) -> Observations {
-    refusals_of(input, AUDIENCE_REFUSALS)
+    observe_refusals(input, AUDIENCE_REFUSALS)
 }
 
 pub(super) fn app_not_found(input: &CheckInput<'_>) -> Observations {
-    refusals_of(input, APP_NOT_FOUND_REFUSALS)
+    observe_refusals(input, APP_NOT_FOUND_REFUSALS)
 }
 
 pub(crate) fn preauthorized(input: &CheckInput<'_>) -> Observations {
-    refusals_of(input, APPROVAL_REFUSALS)
+    observe_refusals(input, APPROVAL_REFUSALS)
 }
 
 pub(crate) fn app_propagation(input: &CheckInput<'_>) -> Observations {
-    refusals_of(input, PROPAGATION_REFUSALS)
+    observe_refusals(input, PROPAGATION_REFUSALS)
 }
 
 pub(crate) fn app_certificate_of_key(input: &CheckInput<'_>) -> Observations {
-    refusals_of(input, CERTIFICATE_REFUSALS)
+    observe_refusals(input, CERTIFICATE_REFUSALS)
 }
 
 pub(crate) fn exchange(input: &CheckInput<'_>) -> Observations {

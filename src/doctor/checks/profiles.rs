@@ -274,7 +274,7 @@ pub(crate) fn public_url(input: &CheckInput<'_>) -> Observations {
     let about = "server.public.url";
     let parsed = url.url();
     vec![match parsed.port() {
-        _ if !is_reachable(parsed) => {
+        _ if !may_be_public_host(parsed) => {
             Observation::warn(about, format!("is {}, which Salesforce can't reach", url.as_str()))
         }
         Some(port) => Observation::warn(
@@ -289,7 +289,7 @@ pub(crate) fn public_url(input: &CheckInput<'_>) -> Observations {
 
 /// Whether a host may be reachable from the internet: no private (RFC 1918, RFC 4193), loopback, link-local or unspecified
 /// address, no name without a dot, and no top-level domain that usually only a private network resolves.
-fn is_reachable(url: &Url) -> bool {
+fn may_be_public_host(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => {
             !(address.is_loopback()

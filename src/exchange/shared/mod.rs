@@ -292,7 +292,7 @@ impl SharedCache {
         });
     }
 
-    /// Counts a request against the rate limit of all replicas. `None` if the store is unavailable.
+    /// Counts a request to Salesforce against its account's limit, over all replicas. `None` if the store is unavailable.
     pub(crate) async fn count_request(&self, request: &CountedRequest) -> Option<QuotaCheck> {
         let quota = request.quota;
         let name = login_limit_key(&request.account);

@@ -12,6 +12,7 @@ mod answers;
 pub mod bodies;
 pub mod claims;
 pub mod configuration;
+pub mod forms;
 pub mod http_heads;
 pub mod jwts;
 pub mod key_files;
@@ -179,6 +180,8 @@ impl FuzzService {
             assert_eq!(answer.status, 200, "{route}: {}", String::from_utf8_lossy(&answer.body));
             self.check_answer(route, body.as_bytes(), &answer);
         }
+        let form = format!("grant_type=client_credentials&client_id=web&client_secret={API_KEY}");
+        assert_eq!(self.post_form("/oauth2/token", form.as_bytes()).status, 200);
     }
 
     fn post(&self, route: &str, body: &[u8]) -> Answer {
@@ -192,6 +195,15 @@ impl FuzzService {
             .header("Authorization", format!("Bearer {credential}"))
             .header("Content-Type", "application/json")
             .body(Body::from(body.to_vec()));
+        self.answer(request.expect("a request"))
+    }
+
+    /// Posts a form without a credential in the head.
+    pub fn post_form(&self, route: &str, form: &[u8]) -> Answer {
+        let request = Request::post(route)
+            .header("Host", HOST)
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .body(Body::from(form.to_vec()));
         self.answer(request.expect("a request"))
     }
 

@@ -1,6 +1,6 @@
-//! Backpressure for request bodies: delays reading a body from the socket until a handler reads it. So an unauthenticated
-//! request is rejected from its head alone. The only bytes of its body that were read are those that arrived together with the
-//! head.
+//! Backpressure for request bodies: delays reading a body from the socket until a handler reads it. So a request without a valid
+//! credential is rejected from its head alone. At the token endpoint it isn't, because the form may have the credential. The only
+//! bytes of a rejected request's body that were read are those that arrived together with the head.
 //!
 //! A response that is sent before the whole body was read closes the connection. Otherwise the rest of the body would be
 //! parsed as the next request.
@@ -19,6 +19,8 @@ pub(crate) struct BodyGate {
     open: AtomicBool,
     /// Whether the body was read to its end, or there is none.
     is_consumed: AtomicBool,
+    /// Whether a handler waits for bytes of the body.
+    is_awaited: AtomicBool,
     waiting: Mutex<Option<Waker>>,
 }
 
@@ -27,6 +29,7 @@ impl BodyGate {
     pub(crate) fn close(&self, has_body: bool) {
         self.open.store(false, Ordering::Relaxed);
         self.is_consumed.store(!has_body, Ordering::Relaxed);
+        self.is_awaited.store(false, Ordering::Relaxed);
     }
 
     /// Waits until a handler reads the body.
@@ -48,6 +51,11 @@ impl BodyGate {
         if let Some(waiting) = waiting.take() {
             waiting.wake();
         }
+    }
+
+    /// Whether a handler waits for bytes of the body. So the client has to act, and not the service.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.is_awaited.load(Ordering::Relaxed)
     }
 
     /// Whether the body was read to its end, or there was none.
@@ -77,7 +85,9 @@ impl<B: Body + Unpin> Body for GatedBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         self.gate.open();
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.gate.is_awaited.store(frame.is_pending(), Ordering::Relaxed);
+        let frame = ready!(frame);
         if frame.is_none() {
             self.gate.is_consumed.store(true, Ordering::Relaxed);
         }

@@ -2,8 +2,8 @@
 //! limit is reached.
 //!
 //! The longest idle connections are evicted first. So a flood of connections without requests evicts its own, and a client
-//! that sends its request at once is served. A connection counts as idle while no handler works on a request: during the TLS
-//! handshake, while a head is awaited, and while its client receives a response.
+//! that sends its request at once is served. A connection counts as idle while its client has to act: during the TLS handshake,
+//! while a head or a body is awaited, and while the client receives a response.
 //!
 //! A request usually updates only atomics of its own connection. The table is locked when a connection opens or closes, and
 //! searched only when a limit is reached.
@@ -66,6 +66,8 @@ pub(crate) struct Connection {
     bytes: AtomicUsize,
     /// The capacity of the buffer for an incomplete head, or for bytes that arrive before the response, in bytes.
     partial: AtomicUsize,
+    /// The bytes of the current body that were read from the socket.
+    body: AtomicUsize,
     evicted: Notify,
     /// When the first byte of the current request arrived, in microseconds since `connections.epoch`.
     request_started: AtomicU64,
@@ -109,6 +111,7 @@ impl Connections {
             idle_since: AtomicU64::new(self.now()),
             bytes: AtomicUsize::new(0),
             partial: AtomicUsize::new(0),
+            body: AtomicUsize::new(0),
             evicted: Notify::new(),
             request_started: AtomicU64::new(0),
             writing: AtomicBool::new(false),
@@ -143,7 +146,7 @@ impl Connections {
         let mut idle: Vec<(u64, u64)> = table
             .open
             .iter()
-            .map(|(id, connection)| (connection.idle_since.load(Ordering::Relaxed), *id))
+            .map(|(id, connection)| (connection.idle_since(), *id))
             .filter(|(since, _)| *since != 0)
             .collect();
         let count = (table.open.len() / EVICTION_DIVISOR).max(1).min(idle.len());
@@ -203,6 +206,20 @@ impl Connection {
         }
     }
 
+    /// Charges the connection for `bytes` more of the current body, until the response.
+    pub(crate) fn charge_body(&self, bytes: usize) {
+        self.body.fetch_add(bytes, Ordering::Relaxed);
+        self.charge(bytes);
+    }
+
+    /// Since when the connection is idle, like the field; 0 if it isn't. While a body is awaited, since the request began.
+    fn idle_since(&self) -> u64 {
+        match self.idle_since.load(Ordering::Relaxed) {
+            0 if self.body_gate.is_awaited() => self.request_started.load(Ordering::Relaxed),
+            since => since,
+        }
+    }
+
     /// Records that the first byte of a request arrived.
     pub(crate) fn start_request(&self) {
         self.request_started.store(self.connections.now(), Ordering::Relaxed);
@@ -238,6 +255,10 @@ impl Connection {
     /// idle, unless hyper already has the next head.
     pub(crate) fn start_response(&self) {
         self.writing.store(true, Ordering::Relaxed);
+        let body = self.body.swap(0, Ordering::Relaxed);
+        if body > 0 {
+            self.release(body);
+        }
         if !self.has_checked_head() {
             self.idle_since.store(self.connections.now(), Ordering::Relaxed);
         }
@@ -360,6 +381,12 @@ mod tests {
             if n % 3 == 0 {
                 permit.connection.set_partial_head(0);
                 permit.connection.charge(HYPER_BYTES);
+            }
+            // A part of a body.
+            if n % 3 == 1 {
+                permit.connection.mark_head_checked(true);
+                permit.connection.charge_body(16 << 10);
+                permit.connection.start_response();
             }
             assert!(connections.bytes() <= 10_000 * BUDGET_BYTES_PER_CONNECTION);
             open.push(permit);

@@ -264,6 +264,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
             if !ready!(self.poll_chunk(cx))? {
                 return Poll::Ready(Ok(()));
             }
+            self.connection.charge_body(self.pending.len());
         }
     }
 }

@@ -19,6 +19,11 @@ class Slow:
         self.pattern, self.begins, self.drips, self.reads = pattern, begins, drips, reads
 
 
+FORM_HEAD = (
+    b"POST /oauth2/token HTTP/1.1\r\nHost: chaos\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 12000\r\n\r\n"
+)
+
+
 def patterns(api_key):
     body = post("/identity-token", b'{"sub": "user-1"}', api_key)
     head, _, _ = body.partition(b"\r\n\r\n")
@@ -36,6 +41,7 @@ def patterns(api_key):
         Slow("a fat head that never ends", b"GET /livez HTTP/1.1\r\nX-Fat: " + b"a" * 8000),
         Slow("a fat head, and a fat body that nobody asked for", get("/livez", f"X-Fat: {'a' * 7000}\r\nContent-Length: 16000\r\n") + b"a" * 16000),
         Slow("a large body without a valid credential", post("/identity-token", b"a" * 16000, "wrong")),
+        Slow("a form without a credential that drips", FORM_HEAD + b"a" * 8000, drips=b"a"),
         Slow("reads nothing", get("/openapi.yaml") * 100, reads=False),
     ]
 

@@ -33,6 +33,11 @@ fn a_configuration_means_one_thing() {
 }
 
 #[test]
+fn a_form_gets_a_token_only_with_its_parameters_given_once() {
+    short("forms", 15_000, &[b"&", b"=", b"%", b"+"], fuzz::forms::test_one_input);
+}
+
+#[test]
 fn a_connection_ends_whatever_comes_over_it() {
     short("http_heads", 15_000, &[br"\n", br"\s", br"\p"], fuzz::http_heads::test_one_input);
 }

@@ -174,6 +174,29 @@ async fn at_the_limit_a_new_connection_closes_the_longest_idle_one() {
     }
 }
 
+/// The form of a token request may contain the credential, so the service waits for it. Such a connection counts as idle.
+#[tokio::test]
+async fn at_the_limit_a_client_that_sends_no_form_is_closed() {
+    let workspace = Workspace::new();
+    workspace.configure(&configuration().replace("[server]\n", "[server]\nlimits.connections = 3\n"));
+    let service = workspace.serve().await;
+    let begun = "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9000\r\n\r\n";
+    let mut waiting = Vec::new();
+    for part in ["", "grant_type=client_credentials", ""] {
+        waiting.push(say(&service, &format!("{begun}{part}")).await);
+    }
+    let mut new = Vec::new();
+    for _ in 0..3 {
+        let mut stream = say(&service, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(one_answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        new.push(stream);
+    }
+    for stream in waiting {
+        let (said, took) = until_closed(stream).await;
+        assert!(said.is_empty() && took < AT_ONCE, "{took:?} {said}");
+    }
+}
+
 /// The service responds after the head and closes the connection. It doesn't wait for the body.
 #[tokio::test]
 async fn no_body_is_read_from_unauthenticated_callers_or_where_none_is_expected() {

@@ -41,6 +41,7 @@ NOBODY = {
 def before_load_schema(context, raw_schema):
     # Schemathesis parses this answer. To a generated client it is text.
     raw_schema["paths"]["/openapi.yaml"]["get"]["responses"]["200"]["content"] = {"application/yaml": {}}
+    close_enums(raw_schema)
     for path, item in raw_schema["paths"].items():
         narrow_parameters(raw_schema, item)
         if path in PROFILES and "post" in item:
@@ -55,6 +56,16 @@ def map_body(context, body):
     if isinstance(body, dict) and isinstance(body.get("ttl"), float) and body["ttl"].is_integer():
         return body | {"ttl": int(body["ttl"])}
     return body
+
+
+def close_enums(node):
+    """A generated client must take the values of later versions. This version sends only those that the document lists."""
+    if isinstance(node, dict):
+        if "x-extensible-enum" in node:
+            node["enum"] = node.pop("x-extensible-enum")
+        node = list(node.values())
+    for child in node if isinstance(node, list) else []:
+        close_enums(child)
 
 
 def resolved(document, node):

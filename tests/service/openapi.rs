@@ -100,7 +100,7 @@ fn the_description_of_subjects_lists_the_templates_that_the_service_refuses() {
 fn the_pattern_of_subjects_allows_all_that_the_service_accepts() {
     let pattern = subject_schema().lines().find_map(|line| line.trim_start().strip_prefix("pattern: '"));
     let pattern = Regex::new(pattern.and_then(|line| line.strip_suffix('\'')).expect("one pattern")).expect("a pattern");
-    for c in '\0'..=char::MAX {
+    for c in '\0'..='\u{ffff}' {
         for text in [format!("a{c}"), format!("{c}a"), format!("a{c}a")] {
             assert!(pattern.is_match(&text) || !is_accepted(&text), "{text:?}");
         }
@@ -110,12 +110,13 @@ fn the_pattern_of_subjects_allows_all_that_the_service_accepts() {
     }
 }
 
-/// openapi-generator makes code that doesn't compile, or that refuses valid values, from some schemas that OpenAPI 3.1 allows.
+/// openapi-generator makes code that doesn't compile, or that refuses valid values, from some schemas that OpenAPI 3.1 allows. From
+/// an `enum` in an answer it makes code that refuses the values of later versions; `x-extensible-enum` has no such effect.
 #[test]
 fn the_file_has_none_of_the_schemas_that_generators_misread() {
     let schemas = tokenmint::api::OPENAPI.split("\n  schemas:\n").nth(1).expect("the schemas");
     let schemas = schemas.split("\n  responses:\n").next().expect("their end");
-    let keyword = Regex::new(r"(?m)(?:^ +|[{,] ?)(not|oneOf|anyOf|allOf|const):").expect("a pattern");
+    let keyword = Regex::new(r"(?m)(?:^ +|[{,] ?)(not|oneOf|anyOf|allOf|const|enum):").expect("a pattern");
     let found: Vec<&str> = keyword.find_iter(schemas).map(|keyword| keyword.as_str().trim()).collect();
     assert!(found.is_empty(), "{found:?}");
 }

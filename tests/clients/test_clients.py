@@ -58,7 +58,8 @@ def written():
     lines += [f"| {client.language} | {client.generator} | {client.result} | {client.note} |" for client in CLIENTS]
     lines += ["", "## Commands"]
     for client in CLIENTS:
-        lines += ["", f"### {client.language}: {client.generator}", "", "```console", *client.generate.splitlines(), "```"]
+        heading = re.sub(r" [\d.]+", "", f"### {client.language}: {client.generator}")  # an anchor that outlives the version
+        lines += ["", heading, "", "```console", *client.generate.splitlines(), "```"]
     return "\n".join(lines) + "\n"
 
 

@@ -51,7 +51,8 @@ fn subject_schema() -> &'static str {
 
 /// The texts between backticks in the point of the description that begins with `start`.
 fn quoted(start: &str) -> Vec<&'static str> {
-    let point = subject_schema().split("\n        - ").find(|point| point.starts_with(start)).expect("a point");
+    let point =
+        subject_schema().split("\n        - ").find(|point| point.starts_with(start)).expect("a point");
     let point = point.split("\n\n").next().expect("its text");
     point.split('`').skip(1).step_by(2).collect()
 }
@@ -99,7 +100,8 @@ fn the_description_of_subjects_lists_the_templates_that_the_service_refuses() {
 #[test]
 fn the_pattern_of_subjects_allows_all_that_the_service_accepts() {
     let pattern = subject_schema().lines().find_map(|line| line.trim_start().strip_prefix("pattern: '"));
-    let pattern = Regex::new(pattern.and_then(|line| line.strip_suffix('\'')).expect("one pattern")).expect("a pattern");
+    let pattern = Regex::new(pattern.and_then(|line| line.strip_suffix('\'')).expect("one pattern"))
+        .expect("a pattern");
     for c in '\0'..='\u{ffff}' {
         for text in [format!("a{c}"), format!("{c}a"), format!("a{c}a")] {
             assert!(pattern.is_match(&text) || !is_accepted(&text), "{text:?}");

@@ -2,9 +2,9 @@
 use std::env;
 
 use serde_json::json;
+use tokenmint_client::apis::Error;
 use tokenmint_client::apis::configuration::Configuration;
 use tokenmint_client::apis::minting_api::{MintIdentityTokenError, mint_identity_token};
-use tokenmint_client::apis::Error;
 use tokenmint_client::models::IdentityTokenRequest;
 
 fn request(claims: serde_json::Value) -> IdentityTokenRequest {
@@ -33,7 +33,12 @@ fn main() {
     let answer = mint_identity_token(&configuration, request(claims), None).expect("a token");
     let refused = mint_identity_token(&configuration, request(json!({"unlisted": 1})), None);
     let Err(Error::ResponseError(refused)) = refused else { panic!("not refused: {refused:?}") };
-    let Some(MintIdentityTokenError::Status400(error)) = refused.entity else { panic!("{}", refused.content) };
+    let Some(MintIdentityTokenError::Status400(error)) = refused.entity else {
+        panic!("{}", refused.content)
+    };
     let status = refused.status.as_u16();
-    println!("{}", json!({"token": answer.token, "status": status, "error": error.error, "field": error.field}));
+    println!(
+        "{}",
+        json!({"token": answer.token, "status": status, "error": error.error, "field": error.field})
+    );
 }

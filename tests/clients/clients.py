@@ -17,7 +17,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 PROGRAMS = HERE / "programs"
 INSTALLED = TOOLS / "clients"
 WORK = INSTALLED / "work"
-# Jackson and the annotations of JSR 305 are in the jar of openapi-generator, in the major versions that the generated pom.xml asks for.
+# The jar of openapi-generator has Jackson and the annotations of JSR 305, in the major versions of the generated pom.xml.
 CLASSPATH = f"classes:{INSTALLED}/openapi-generator.jar:/usr/share/java/jakarta-annotation-api.jar"
 
 
@@ -29,7 +29,7 @@ def pinned(package):
 
 @dataclass(frozen=True)
 class Client:
-    """`generate` is the command of the page. `build` and `run` are shell commands in the same folder, empty if CI doesn't have the tool."""
+    """`generate` is the command of the page. `build` and `run` are shell commands; empty if CI has no tool for them."""
 
     language: str
     generator: str
@@ -80,7 +80,8 @@ CLIENTS = [
         "",
         "Fields are in camel case, for example `expiresAt`.",
         program="fetch_client.ts",
-        build="tsc --strict --skipLibCheck --target es2022 --module commonjs --moduleResolution node10 --outDir js fetch_client.ts",
+        build="tsc --strict --skipLibCheck --target es2022 --module commonjs --moduleResolution node10 --outDir js "
+        "fetch_client.ts",
         run="node js/fetch_client.js",
     ),
     Client(
@@ -89,7 +90,7 @@ CLIENTS = [
         "openapi-typescript openapi.yaml -o schema.d.ts",
         "It generates only types. openapi-fetch sends the requests.",
         program="openapi_fetch_client.ts",
-        build="echo '{\"type\": \"module\"}' >package.json\n"
+        build='echo \'{"type": "module"}\' >package.json\n'
         "tsc --strict --target es2022 --module nodenext --outDir js openapi_fetch_client.ts",
         run="node js/openapi_fetch_client.js",
     ),
@@ -100,8 +101,8 @@ CLIENTS = [
         "apiPackage=com.example.tokenmint.api modelPackage=com.example.tokenmint.model",
         "It sends no credential by itself: set the header in `setRequestInterceptor`.",
         program="Program.java",
-        build=f"find client/src/main -name '*.java' >sources; javac -proc:none -nowarn -encoding UTF-8 -cp {CLASSPATH} -d classes "
-        "@sources Program.java",
+        build="find client/src/main -name '*.java' >sources\n"
+        f"javac -proc:none -nowarn -encoding UTF-8 -cp {CLASSPATH} -d classes @sources Program.java",
         run=f"java -cp {CLASSPATH} Program",
     ),
     openapi_generator(

@@ -45,6 +45,9 @@ class Deployment:
         command = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", str(key)]
         subprocess.run(command, check=True, capture_output=True)
         key.chmod(0o600)
+        secret = self.folder / "intercom.secret"
+        secret.touch(mode=0o600)
+        secret.write_text(secrets.token_urlsafe(32))
         self.config.write_text(f"""
 [server]
 listen = "{listen}"
@@ -58,9 +61,12 @@ keyset = "web"
 issuer = "{ISSUER}"
 claims = {list(CLAIMS)}
 
+[intercom.fin]
+secret_file = "intercom.secret"
+
 [callers.app]
 api_key_sha256 = ["{sha256(self.api_key)}"]
-allow = ["identity.web"]
+allow = ["identity.web", "intercom.fin"]
 """)
 
 

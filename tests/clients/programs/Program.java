@@ -4,6 +4,7 @@ import com.example.tokenmint.ApiException;
 import com.example.tokenmint.api.MintingApi;
 import com.example.tokenmint.model.ErrorAnswer;
 import com.example.tokenmint.model.IdentityTokenRequest;
+import com.example.tokenmint.model.IntercomUserJwtRequest;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import java.util.Arrays;
 import java.util.HashMap;
@@ -30,13 +31,17 @@ public class Program {
                 .putClaimsItem("object", object);
         String token = minting.mintIdentityToken(request, null).getToken();
 
-        ObjectMapper json = client.getObjectMapper();
+        String kid = minting.mintIntercomUserJwt(new IntercomUserJwtRequest().userId("user-4711"), null).getKid();
+
         try {
             minting.mintIdentityToken(new IdentityTokenRequest().sub("user-4711").putClaimsItem("unlisted", 1), null);
         } catch (ApiException refused) {
-            ErrorAnswer error = json.readValue(refused.getResponseBody(), ErrorAnswer.class);
-            System.out.println(json.writeValueAsString(Map.of("token", token, "status", refused.getCode(),
-                    "error", error.getError(), "field", error.getField())));
+            ErrorAnswer error = client.getObjectMapper().readValue(refused.getResponseBody(), ErrorAnswer.class);
+            Map<String, Object> printed = new HashMap<>(Map.of("token", token, "status", refused.getCode(),
+                    "error", error.getError(), "field", error.getField()));
+            printed.put("kid", kid);
+            // The client's own ObjectMapper would leave out the null.
+            System.out.println(new ObjectMapper().writeValueAsString(printed));
         }
     }
 }

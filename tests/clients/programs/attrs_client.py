@@ -3,22 +3,26 @@ import json
 import os
 
 from tokenmint_client import AuthenticatedClient
-from tokenmint_client.api.minting import mint_identity_token
-from tokenmint_client.models import Claims, ErrorAnswer, IdentityTokenRequest
+from tokenmint_client.api.minting import mint_identity_token, mint_intercom_user_jwt
+from tokenmint_client.models import Claims, ErrorAnswer, IdentityTokenRequest, IntercomUserJwtRequest
 
-claims = Claims.from_dict({
-    "text": "Grüße",
-    "integer": 9007199254740991,
-    "fraction": 1.5,
-    "boolean": True,
-    "nothing": None,
-    "list": [1, "two", [False, None], {"three": 3}],
-    "object": {"a": {"b": [], "c": {}}, "d": None},
-})
+claims = Claims.from_dict(
+    {
+        "text": "Grüße",
+        "integer": 9007199254740991,
+        "fraction": 1.5,
+        "boolean": True,
+        "nothing": None,
+        "list": [1, "two", [False, None], {"three": 3}],
+        "object": {"a": {"b": [], "c": {}}, "d": None},
+    }
+)
 unlisted = Claims.from_dict({"unlisted": 1})
 with AuthenticatedClient(base_url=os.environ["TOKENMINT_URL"], token=os.environ["TOKENMINT_API_KEY"]) as client:
     answer = mint_identity_token.sync(client=client, body=IdentityTokenRequest(sub="user-4711", claims=claims))
+    intercom = mint_intercom_user_jwt.sync(client=client, body=IntercomUserJwtRequest(user_id="user-4711"))
     refused = mint_identity_token.sync_detailed(client=client, body=IdentityTokenRequest(sub="user-4711", claims=unlisted))
     error = refused.parsed
     assert isinstance(error, ErrorAnswer)
-    print(json.dumps({"token": answer.token, "status": refused.status_code, "error": error.error, "field": error.field}))
+    refusal = {"status": refused.status_code, "error": error.error, "field": error.field}
+    print(json.dumps({"token": answer.token, "kid": intercom.kid} | refusal))

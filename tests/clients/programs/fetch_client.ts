@@ -15,12 +15,13 @@ const claims = {
 
 async function main() {
   const answer = await minting.mintIdentityToken({ identityTokenRequest: { sub: "user-4711", claims } });
+  const { kid } = await minting.mintIntercomUserJwt({ intercomUserJwtRequest: { userId: "user-4711" } });
   try {
     await minting.mintIdentityToken({ identityTokenRequest: { sub: "user-4711", claims: { unlisted: 1 } } });
   } catch (refused) {
     if (!(refused instanceof ResponseError)) throw refused;
     const { error, field } = ErrorAnswerFromJSON(await refused.response.json());
-    console.log(JSON.stringify({ token: answer.token, status: refused.response.status, error, field }));
+    console.log(JSON.stringify({ token: answer.token, kid, status: refused.response.status, error, field }));
   }
 }
 

@@ -17,6 +17,8 @@ const claims = {
 };
 
 const answer = await client.POST("/identity-token", { body: { sub: "user-4711", claims } });
+const intercom = await client.POST("/intercom-user-jwt", { body: { user_id: "user-4711" } });
 const refused = await client.POST("/identity-token", { body: { sub: "user-4711", claims: { unlisted: 1 } } });
 const { error, response } = refused;
-console.log(JSON.stringify({ token: answer.data?.token, status: response.status, error: error?.error, field: error?.field }));
+const refusal = { status: response.status, error: error?.error, field: error?.field };
+console.log(JSON.stringify({ token: answer.data?.token, kid: intercom.data?.kid, ...refusal }));

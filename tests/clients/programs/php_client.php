@@ -4,6 +4,7 @@ use Tokenmint\Api\MintingApi;
 use Tokenmint\ApiException;
 use Tokenmint\Configuration;
 use Tokenmint\Model\IdentityTokenRequest;
+use Tokenmint\Model\IntercomUserJwtRequest;
 
 // In place of Composer's autoloader.
 require '/usr/share/php/GuzzleHttp/autoload.php';
@@ -28,12 +29,14 @@ $claims = [
     'object' => ['a' => ['b' => [], 'c' => new stdClass()], 'd' => null],
 ];
 $answer = $minting->mintIdentityToken(new IdentityTokenRequest(['sub' => 'user-4711', 'claims' => $claims]));
+$intercom = $minting->mintIntercomUserJwt(new IntercomUserJwtRequest(['user_id' => 'user-4711']));
 try {
     $minting->mintIdentityToken(new IdentityTokenRequest(['sub' => 'user-4711', 'claims' => ['unlisted' => 1]]));
 } catch (ApiException $refused) {
     $error = $refused->getResponseObject();
     echo json_encode([
         'token' => $answer->getToken(),
+        'kid' => $intercom->getKid(),
         'status' => $refused->getCode(),
         'error' => $error->getError(),
         'field' => $error->getField(),

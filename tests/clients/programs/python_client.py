@@ -2,7 +2,7 @@
 import json
 import os
 
-from tokenmint_client import ApiClient, ApiException, Configuration, IdentityTokenRequest, MintingApi
+from tokenmint_client import ApiClient, ApiException, Configuration, IdentityTokenRequest, IntercomUserJwtRequest, MintingApi
 
 configuration = Configuration(host=os.environ["TOKENMINT_URL"], access_token=os.environ["TOKENMINT_API_KEY"])
 claims = {
@@ -17,8 +17,10 @@ claims = {
 with ApiClient(configuration) as client:
     minting = MintingApi(client)
     answer = minting.mint_identity_token(IdentityTokenRequest(sub="user-4711", claims=claims))
+    intercom = minting.mint_intercom_user_jwt(IntercomUserJwtRequest(user_id="user-4711"))
     try:
         minting.mint_identity_token(IdentityTokenRequest(sub="user-4711", claims={"unlisted": 1}))
     except ApiException as refused:
         error = refused.data
-        print(json.dumps({"token": answer.token, "status": refused.status, "error": error.error, "field": error.var_field}))
+        refusal = {"status": refused.status, "error": error.error, "field": error.var_field}
+        print(json.dumps({"token": answer.token, "kid": intercom.kid} | refusal))

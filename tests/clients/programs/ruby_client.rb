@@ -20,9 +20,10 @@ claims = {
   "object" => { "a" => { "b" => [], "c" => {} }, "d" => nil },
 }
 answer = minting.mint_identity_token(TokenmintClient::IdentityTokenRequest.new(sub: "user-4711", claims: claims))
+intercom = minting.mint_intercom_user_jwt(TokenmintClient::IntercomUserJwtRequest.new(user_id: "user-4711"))
 begin
   minting.mint_identity_token(TokenmintClient::IdentityTokenRequest.new(sub: "user-4711", claims: { "unlisted" => 1 }))
 rescue TokenmintClient::ApiError => refused
   error = TokenmintClient::ErrorAnswer.build_from_hash(JSON.parse(refused.response_body))
-  puts JSON.generate(token: answer.token, status: refused.code, error: error.error, field: error.field)
+  puts JSON.generate(token: answer.token, kid: intercom.kid, status: refused.code, error: error.error, field: error.field)
 end

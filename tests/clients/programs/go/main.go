@@ -33,6 +33,13 @@ func main() {
 		log.Fatal(err)
 	}
 
+	user := tokenmint.NewIntercomUserJwtRequest()
+	user.SetUserId("user-4711")
+	intercom, _, err := minting.MintIntercomUserJwt(ctx).IntercomUserJwtRequest(*user).Execute()
+	if err != nil {
+		log.Fatal(err)
+	}
+
 	request.SetClaims(map[string]any{"unlisted": 1})
 	_, response, err := minting.MintIdentityToken(ctx).IdentityTokenRequest(*request).Execute()
 	var refused *tokenmint.GenericOpenAPIError
@@ -41,6 +48,7 @@ func main() {
 	}
 	said := refused.Model().(tokenmint.ErrorAnswer)
 	json.NewEncoder(os.Stdout).Encode(map[string]any{
-		"token": answer.Token, "status": response.StatusCode, "error": said.Error, "field": said.GetField(),
+		"token": answer.Token, "kid": intercom.Kid.Get(),
+		"status": response.StatusCode, "error": said.Error, "field": said.GetField(),
 	})
 }

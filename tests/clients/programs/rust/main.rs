@@ -4,8 +4,10 @@ use std::env;
 use serde_json::json;
 use tokenmint_client::apis::Error;
 use tokenmint_client::apis::configuration::Configuration;
-use tokenmint_client::apis::minting_api::{MintIdentityTokenError, mint_identity_token};
-use tokenmint_client::models::IdentityTokenRequest;
+use tokenmint_client::apis::minting_api::{
+    MintIdentityTokenError, mint_identity_token, mint_intercom_user_jwt,
+};
+use tokenmint_client::models::{IdentityTokenRequest, IntercomUserJwtRequest};
 
 fn request(claims: serde_json::Value) -> IdentityTokenRequest {
     IdentityTokenRequest {
@@ -31,14 +33,18 @@ fn main() {
         "object": {"a": {"b": [], "c": {}}, "d": null},
     });
     let answer = mint_identity_token(&configuration, request(claims), None).expect("a token");
+    let user =
+        IntercomUserJwtRequest { user_id: Some("user-4711".to_owned()), ..IntercomUserJwtRequest::new() };
+    let intercom = mint_intercom_user_jwt(&configuration, user, None).expect("a token");
     let refused = mint_identity_token(&configuration, request(json!({"unlisted": 1})), None);
     let Err(Error::ResponseError(refused)) = refused else { panic!("not refused: {refused:?}") };
     let Some(MintIdentityTokenError::Status400(error)) = refused.entity else {
         panic!("{}", refused.content)
     };
     let status = refused.status.as_u16();
+    let (token, kid) = (answer.token, intercom.kid);
     println!(
         "{}",
-        json!({"token": answer.token, "status": status, "error": error.error, "field": error.field})
+        json!({"token": token, "kid": kid, "status": status, "error": error.error, "field": error.field})
     );
 }

@@ -112,8 +112,8 @@ fn the_pattern_of_subjects_allows_all_that_the_service_accepts() {
     }
 }
 
-/// openapi-generator makes code that doesn't compile, or that refuses valid values, from some schemas that OpenAPI 3.1 allows. From
-/// an `enum` in an answer it makes code that refuses the values of later versions; `x-extensible-enum` has no such effect.
+/// From some valid schemas, openapi-generator makes code that doesn't compile, or that refuses valid values. From an `enum` in an
+/// answer it makes code that refuses the values of later versions; `x-extensible-enum` has no such effect.
 #[test]
 fn the_file_has_none_of_the_schemas_that_generators_misread() {
     let schemas = tokenmint::api::OPENAPI.split("\n  schemas:\n").nth(1).expect("the schemas");

@@ -9,7 +9,7 @@ BUILD = $(CARGO) build --locked --bin tokenmint --test soak
 # The same for targets that measure times, together with the bench that `guard` builds.
 BUILD_RELEASE = $(CARGO) build --locked --release --bin tokenmint --bench in_process
 
-.PHONY: help run test tools lint prose unit system interop examples browser image drill drill-short chaos chaos-short soak \
+.PHONY: help run test tools lint prose unit system interop clients examples browser image drill drill-short chaos chaos-short soak \
 	model model-keys docs site bench guard capacity capacity-short deploy-check otel-check fuzz fuzz-short deny advisories sbom
 
 ## Start tokenmint with made-up keys and a sandbox of Salesforce, and print commands to paste.
@@ -32,7 +32,7 @@ test:
 	$(MAKE) system
 	$(call beside,guard interop,drill-short,nice -n 19)
 	$(MAKE) chaos-short
-	$(call beside,image,deploy-check examples browser,nice -n 19)
+	$(call beside,image,deploy-check clients examples browser,nice -n 19)
 
 # $(call beside,SOME,OTHERS,PREFIX): runs SOME in the background, with PREFIX before the command, and OTHERS. The output of SOME comes last.
 define beside
@@ -51,6 +51,7 @@ tools:
 	tests/interop/setup
 	tests/chaos/setup
 	tests/deploy/setup
+	tests/clients/setup
 	tests/examples/setup
 	tests/browser/setup
 	benches/setup guard
@@ -94,6 +95,14 @@ interop:
 	tests/interop/setup
 	$(BUILD)
 	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/interop
+
+# openapi-generator, openapi-python-client and openapi-typescript read openapi.yaml. UPDATE_DOCS=1 writes the table of
+# docs/integrate/generated-clients.md.
+## Generate clients from openapi.yaml in eight languages, and run them.
+clients:
+	tests/clients/setup
+	$(BUILD)
+	TOKENMINT_BIN=$(CURDIR)/target/debug/tokenmint $(TOKENMINT_TOOLS)/venv/bin/python -m pytest -q tests/clients
 
 # Keys rotate under load, and every relying party can verify every token: a hundred rotations, some 17 minutes.
 drill: export DRILL_ROTATIONS = 100

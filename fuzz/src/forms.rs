@@ -1,8 +1,8 @@
 //! Fuzzes the form of a token request, without any other credential.
 //!
 //! Invariants:
-//! - Only a form gets a token in which a lenient parser finds each parameter once, the name and the API key of one caller, and a grant
-//!   type. So no trick of the encoding makes the service read another parameter.
+//! - A form gets a token only if a lenient parser finds a grant type in it, and the name and the API key of one caller. It finds no
+//!   parameter twice. So no trick of the encoding makes the service read another parameter.
 //! - A token exchange gives a token only for the subject of its subject token.
 //! - No response is 5xx or repeats the API key.
 

@@ -1,7 +1,7 @@
 //! Fuzzes the form of a token request, without any other credential.
 //!
 //! Invariants:
-//! - A form gets a token only if a lenient parser finds a grant type in it, and the name and the API key of one caller. It finds no
+//! - A lenient parser finds a grant type in each form that gets a token, and the name and the API key of one caller. It finds no
 //!   parameter twice. So no trick of the encoding makes the service read another parameter.
 //! - A token exchange gives a token only for the subject of its subject token.
 //! - No response is 5xx or repeats the API key.

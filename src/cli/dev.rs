@@ -113,6 +113,11 @@ impl DevCommand {
         print_line(&ask("/oauth-assertion", "{}"));
         print_line("\n# that assertion exchanged for an access token, which is cached");
         print_line(&ask("/oauth-access-token", "{}"));
+        print_line("\n# the same access token, as an OAuth client library requests it");
+        print_line(&format!(
+            "curl -s {} -u dev:{api_key} -d grant_type=client_credentials",
+            shell::quote(format_args!("{url}/oauth2/token"))
+        ));
         print_line(
             "\n# the identity token exchanged for a messaging access token, the user verified through the keys above",
         );

@@ -18,7 +18,7 @@ PROGRAMS = HERE / "programs"
 INSTALLED = TOOLS / "clients"
 WORK = INSTALLED / "work"
 # The jar of openapi-generator has Jackson and the annotations of JSR 305, in the major versions of the generated pom.xml.
-CLASSPATH = f"classes:{INSTALLED}/openapi-generator.jar:/usr/share/java/jakarta-annotation-api.jar"
+CLASSPATH = f"classes:{INSTALLED}/openapi-generator.jar:/usr/share/java/jakarta-annotation-api.jar:/usr/share/java/httpmime.jar"
 
 
 def pinned(package):
@@ -120,7 +120,7 @@ CLIENTS = [
         "library=reqwest,supportAsync=false,packageName=tokenmint-client",
         "An error is `Status400` for each status. The real one is `ResponseContent::status`.",
         program="rust",
-        build="cargo build --quiet",
+        build="cargo build --locked --quiet",
         run=f"{INSTALLED}/rust/debug/program",
     ),
     openapi_generator(

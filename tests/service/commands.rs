@@ -386,6 +386,8 @@ async fn what_dev_prints_can_be_pasted() {
     // End to end: the sandbox in the same process accepts both tokens, and verifies the user with the JWKS.
     let oauth = pasted("/oauth-access-token");
     assert!(oauth["access_token"].as_str().is_some_and(|token| token.starts_with("00D")), "{oauth}");
+    let of_client = pasted("grant_type=client_credentials");
+    assert_eq!(of_client["access_token"], oauth["access_token"], "{of_client}");
     let page = pasted("/bundle");
     let token = page["tokens"]["salesforce_identity_token"].as_str().expect("a token");
     assert_eq!(verified(token, &set)["sub"], "user-1");

@@ -1,0 +1,187 @@
+//! Parses the profiles of HS256 tokens: `[intercom.NAME]` and `[hs256.NAME]`.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::super::diagnostics::{Diagnostics, join_path};
+use super::super::section::Section;
+use super::super::source::{ConfigNode, ConfigValue};
+use super::super::values::{parse_bool, parse_string, paste_artifact};
+use super::super::{Hs256Kind, validate_text};
+use super::profiles::{LONGEST_CLAIM_NAME, parse_claims, parse_ttls};
+use crate::json::{Json, JsonNumber, Members};
+
+/// The output length of HMAC-SHA256, the minimum for HS256 keys (RFC 7518, section 3.2).
+pub(super) const MIN_HS256_SECRET_BYTES: usize = 32;
+
+/// The claims that come from `ttl` and the clock (RFC 7519, sections 4.1.4 to 4.1.6).
+const TIME_CLAIMS: &[&str] = &["exp", "iat", "nbf"];
+
+/// The longest `kid` and `cty`, in bytes.
+const LONGEST_HEADER_VALUE: usize = 256;
+
+/// The settings of a profile of HS256 tokens. Defined beside its parser, so that a new setting changes few files.
+pub struct Hs256Config {
+    pub secret: SecretString,
+    pub ttl: Duration,
+    pub max_ttl: Duration,
+    /// The names of the extra claims that callers may set. None of them is registered, the user's or fixed.
+    pub claims: Vec<String>,
+    /// The claim that names the user.
+    pub(crate) subject_claim: String,
+    /// The constant claims of every token, sorted by name. None of them is a time or the user's.
+    pub(crate) fixed_claims: Members,
+    pub(crate) kid: Option<String>,
+    pub(crate) cty: Option<String>,
+}
+
+pub(super) fn hs256_profile(kind: Hs256Kind, section: &Section<'_>) -> Option<Hs256Config> {
+    let facts = kind.facts();
+    let secret = section.secret("secret", "secret_file");
+    let allow_short_secret = section.or_default("allow_short_secret", parse_bool);
+    let ttls = parse_ttls(section);
+    let (subject_claim, fixed_claims, kid, cty) = match facts.user_claim {
+        Some(claim) => (Some(claim.to_owned()), Some(Vec::new()), None, None),
+        None => {
+            let subject_claim = parse_subject_claim(section);
+            let fixed_claims = parse_fixed_claims(section, subject_claim.as_deref());
+            let header = |name| section.optional(name, parse_header_value);
+            (subject_claim, fixed_claims, header("kid"), header("cty"))
+        }
+    };
+    let claims = parse_claims(section, subject_claim.as_deref().as_slice());
+    for (name, _) in fixed_claims.iter().flatten() {
+        if claims.iter().any(|claim| claim.eq_ignore_ascii_case(name)) {
+            let message = format!("`{name}` is in `fixed_claims` too: callers can't set a fixed claim");
+            section.problem("claims", message);
+        }
+    }
+    if !section.has("secret") && !section.has("secret_file") {
+        section.problem("secret", format!("is missing: the {} ({})", facts.secret, facts.secret_page));
+    }
+    let is_short =
+        secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < MIN_HS256_SECRET_BYTES);
+    if is_short && !allow_short_secret {
+        let message = format!(
+            "is shorter than 32 bytes, the minimum for HS256 (RFC 7518, section 3.2); is it the {}? If {} gave you such a short \
+             one, set `allow_short_secret = true`",
+            facts.secret, facts.relying_party
+        );
+        section.problem(if section.has("secret") { "secret" } else { "secret_file" }, message);
+        return None;
+    }
+    let (ttl, max_ttl) = ttls?;
+    let (subject_claim, fixed_claims) = (subject_claim?, fixed_claims?);
+    Some(Hs256Config { secret: secret?, ttl, max_ttl, claims, subject_claim, fixed_claims, kid, cty })
+}
+
+fn parse_subject_claim(section: &Section<'_>) -> Option<String> {
+    let parse = |node: &ConfigNode| {
+        let name = parse_string(node)?;
+        validate_text(&name, LONGEST_CLAIM_NAME)?;
+        if is_one_of(TIME_CLAIMS, &name) {
+            return Err(format!("must not be `{}`, a time that tokenmint sets", *name));
+        }
+        Ok(name.to_string())
+    };
+    section.required("subject_claim", parse, "the claim that names the user, for example \"external_id\"")
+}
+
+/// Parses a value of the JOSE header: 1 to 256 characters of visible ASCII.
+fn parse_header_value(node: &ConfigNode) -> Result<String, String> {
+    let value = parse_string(node)?;
+    let fits = (1..=LONGEST_HEADER_VALUE).contains(&value.len())
+        && value.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits {
+        Ok(value.to_string())
+    } else {
+        Err("must be 1 to 256 characters of visible ASCII, without spaces".to_owned())
+    }
+}
+
+/// Parses the table of constant claims. The registered claims `iss`, `aud` and `sub` may be among them.
+fn parse_fixed_claims(section: &Section<'_>, subject_claim: Option<&str>) -> Option<Members> {
+    let Some(table) = section.section("fixed_claims") else {
+        return (!section.has("fixed_claims")).then(Vec::new);
+    };
+    let mut claims = Vec::new();
+    let mut complete = true;
+    for (name, node) in table.entries() {
+        let field = table.field(name);
+        let is_valid = match check_fixed_name(name, subject_claim) {
+            Ok(()) => true,
+            Err(message) => {
+                table.problem(name, message);
+                false
+            }
+        };
+        match to_json(&field, node, section.diagnostics()) {
+            Some(value) if is_valid => claims.push((name.to_owned(), value)),
+            _ => complete = false,
+        }
+    }
+    complete.then_some(claims)
+}
+
+fn check_fixed_name(name: &str, subject_claim: Option<&str>) -> Result<(), String> {
+    validate_text(name, LONGEST_CLAIM_NAME)?;
+    if is_one_of(TIME_CLAIMS, name) {
+        return Err("is set by tokenmint for each token: remove it; `ttl` is the lifetime".to_owned());
+    }
+    if is_one_of(&["jti"], name) {
+        return Err("must differ in each token (RFC 7519, section 4.1.7): remove it".to_owned());
+    }
+    if is_one_of(subject_claim.as_slice(), name) {
+        return Err("is the `subject_claim`, which each request sets: remove it".to_owned());
+    }
+    Ok(())
+}
+
+fn is_one_of(names: &[&str], name: &str) -> bool {
+    names.iter().any(|one| one.eq_ignore_ascii_case(name))
+}
+
+/// Converts a value of TOML to JSON. Numbers keep their digits. Each value that JSON doesn't have is reported.
+fn to_json(field: &str, node: &ConfigNode, diagnostics: &Diagnostics) -> Option<Json> {
+    let refuse = |message: &str| {
+        diagnostics.problem(field, &node.origin, message);
+        None
+    };
+    match &node.value {
+        ConfigValue::Text(text) => Some(Json::String(text.to_string())),
+        ConfigValue::Untyped(text) => {
+            let name = field.rsplit('.').next().unwrap_or(field);
+            match paste_artifact(name, text) {
+                Some(message) => refuse(&message),
+                None => Some(Json::String(text.to_string())),
+            }
+        }
+        ConfigValue::Boolean(flag) => Some(Json::Bool(*flag)),
+        ConfigValue::Integer(number) => JsonNumber::parse(&number.to_string()).map(Json::Number),
+        ConfigValue::Float(text) => match JsonNumber::parse(text) {
+            Some(number) => Some(Json::Number(number)),
+            None => refuse(
+                "must be a number that JSON can hold: neither infinity nor NaN, and in the range of a double",
+            ),
+        },
+        ConfigValue::Datetime(_) => {
+            refuse("must not be a date, which JSON doesn't have: write it as text, or as seconds since 1970")
+        }
+        ConfigValue::List(items) => {
+            let values: Vec<Option<Json>> =
+                items.iter().map(|item| to_json(field, item, diagnostics)).collect();
+            values.into_iter().collect::<Option<_>>().map(Json::Array)
+        }
+        ConfigValue::Table(table) => {
+            let members: Vec<Option<(String, Json)>> = table
+                .iter()
+                .map(|(name, node)| {
+                    let value = to_json(&join_path(field, name), node, diagnostics);
+                    value.map(|value| (name.clone(), value))
+                })
+                .collect();
+            members.into_iter().collect::<Option<_>>().map(Json::Object)
+        }
+    }
+}

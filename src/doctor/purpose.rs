@@ -236,16 +236,24 @@ impl CheckInput<'_> {
             ),
             clue(Purpose::Incoming, 8, "its `iss` is none of the configured profiles'", is_foreign),
         ]);
+        let is_made = |kind: Hs256Kind| self.makers(kind, parts).next().is_some();
+        let makers_known = Hs256Kind::ALL.iter().any(|kind| is_made(*kind));
         clues.extend(Hs256Kind::ALL.iter().flat_map(|kind| {
             let purpose = Purpose::Hs256(*kind);
             let (users, is_of_one_claim) =
                 (self.user_claims(*kind, parts), kind.facts().user_claim.is_some());
             let user = users.iter().find(|claim| parts.has_claim(claim));
+            let is_made = is_made(*kind);
+            // A token that a secret of another kind made is none of this kind.
+            let is_possible = !users.is_empty() && (is_made || !makers_known);
             let has_user = user.is_some() && (symmetric || kid.is_none() && is_of_one_claim);
-            let is_possible = !users.is_empty();
-            let is_made = self.makers(*kind, parts).next().is_some();
             [
-                clue(purpose, 4, &format!("it has `{}`", user.copied().unwrap_or_default()), has_user),
+                clue(
+                    purpose,
+                    4,
+                    &format!("it has `{}`", user.copied().unwrap_or_default()),
+                    has_user && is_possible,
+                ),
                 clue(purpose, 2, "it is made with a shared secret (HS256)", symmetric && is_possible),
                 clue(purpose, 2, "it has no `iss`", !parts.has_claim("iss") && is_possible),
                 clue(purpose, 5, "a secret of the configuration made it", symmetric && is_made),

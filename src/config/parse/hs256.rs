@@ -185,3 +185,144 @@ fn to_json(field: &str, node: &ConfigNode, diagnostics: &Diagnostics) -> Option<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use crate::config::{Config, Environment, Hs256Kind};
+
+    const SECRET: &str = "secret = \"a-shared-secret-of-32-bytes-or-more\"\n";
+
+    /// The problems of `[hs256.x]` with these lines, each with its field.
+    fn problems(lines: &str) -> Vec<String> {
+        let text = format!("[hs256.x]\n{lines}\n");
+        let parsed = Config::parse("tokenmint.toml", &text, PathBuf::new(), &Environment::new());
+        let problems = parsed.err().map(|invalid| invalid.problems).unwrap_or_default();
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn each_setting_that_could_not_be_meant_is_refused_by_its_field_and_line() {
+        let kid_of_257 = format!("subject_claim = \"u\"\nkid = \"{}\"", "k".repeat(257));
+        for (lines, field, why) in [
+            ("", "hs256.x.subject_claim (", "is missing: the claim that names the user"),
+            ("subject_claim = \"\"", "hs256.x.subject_claim (tokenmint.toml line 3)", "must not be empty"),
+            ("subject_claim = 1", "hs256.x.subject_claim (", "must be a string, not an integer"),
+            ("subject_claim = \"exp\"", "hs256.x.subject_claim (", "must not be `exp`, a time"),
+            ("subject_claim = \"IAT\"", "hs256.x.subject_claim (", "must not be `IAT`, a time"),
+            ("subject_claim = \"nbf\"", "hs256.x.subject_claim (", "must not be `nbf`, a time"),
+            ("subject_claim = \"u\"\nfixed_claims = 1", "hs256.x.fixed_claims (", "must be a table"),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { exp = 1 }",
+                "hs256.x.fixed_claims.exp (",
+                "is set by tokenmint",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { Iat = 1 }",
+                "hs256.x.fixed_claims.Iat (",
+                "is set by tokenmint",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { nbf = 1 }",
+                "hs256.x.fixed_claims.nbf (",
+                "is set by tokenmint",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { jti = \"1\" }",
+                "hs256.x.fixed_claims.jti (",
+                "must differ",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { u = \"1\" }",
+                "hs256.x.fixed_claims.u (",
+                "is the `subject_claim`",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { U = \"1\" }",
+                "hs256.x.fixed_claims.U (",
+                "is the `subject_claim`",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { \"\" = 1 }",
+                "hs256.x.fixed_claims. (",
+                "must not be empty",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { born = 1979-05-27 }",
+                "hs256.x.fixed_claims.born (tokenmint.toml line 4)",
+                "must not be a date",
+            ),
+            (
+                "subject_claim = \"u\"\n[hs256.x.fixed_claims.a]\nb = [\n1979-05-27T07:32:00Z]",
+                "hs256.x.fixed_claims.a.b (tokenmint.toml line 6)",
+                "must not be a date",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { n = nan }",
+                "hs256.x.fixed_claims.n (",
+                "neither infinity nor NaN",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { n = -inf }",
+                "hs256.x.fixed_claims.n (",
+                "neither infinity nor NaN",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { n = 1e400 }",
+                "hs256.x.fixed_claims.n (",
+                "range of a double",
+            ),
+            ("subject_claim = \"u\"\nclaims = [\"u\"]", "hs256.x.claims (", "`u` is set by tokenmint"),
+            ("subject_claim = \"u\"\nclaims = [\"exp\"]", "hs256.x.claims (", "`exp` is set by tokenmint"),
+            ("subject_claim = \"u\"\nclaims = [\"sub\"]", "hs256.x.claims (", "`sub` is set by tokenmint"),
+            (
+                "subject_claim = \"u\"\nclaims = [\"Scope\"]\nfixed_claims = { scope = \"user\" }",
+                "hs256.x.claims (",
+                "`scope` is in `fixed_claims` too",
+            ),
+            ("subject_claim = \"u\"\nkid = \"\"", "hs256.x.kid (", "1 to 256 characters of visible ASCII"),
+            ("subject_claim = \"u\"\nkid = \"a b\"", "hs256.x.kid (", "1 to 256 characters of visible ASCII"),
+            (
+                "subject_claim = \"u\"\nkid = \"\u{e9}\"",
+                "hs256.x.kid (",
+                "1 to 256 characters of visible ASCII",
+            ),
+            (&kid_of_257, "hs256.x.kid (", "1 to 256 characters of visible ASCII"),
+            (
+                "subject_claim = \"u\"\ncty = \"a\\tb\"",
+                "hs256.x.cty (",
+                "1 to 256 characters of visible ASCII",
+            ),
+            ("subject_claim = \"u\"\nttl = \"31 days\"", "hs256.x.ttl (", "must be between 60s and 30 days"),
+            ("subject_claim = \"u\"\nuser_claim = \"u\"", "hs256.x.user_claim (", "unknown key"),
+        ] {
+            let said = problems(&format!("{SECRET}{lines}"));
+            let [said] = said.as_slice() else { panic!("{lines}: {said:?}") };
+            assert!(said.starts_with(field) && said.contains(why), "{lines}: {said}");
+        }
+        let said = problems("subject_claim = \"u\"");
+        assert!(said[0].contains("secret") && said[0].contains("is missing: the shared secret"), "{said:?}");
+        let said = problems("subject_claim = \"u\"\nsecret = \"hush\"");
+        assert!(said[0].contains("If the relying party gave you such a short one"), "{said:?}");
+        assert!(!said[0].contains("hush"));
+        assert_eq!(
+            problems("subject_claim = \"u\"\nsecret = \"hush\"\nallow_short_secret = true"),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn registered_claims_that_are_no_times_may_be_fixed_or_name_the_user() {
+        let text = format!(
+            "[hs256.x]\n{SECRET}subject_claim = \"sub\"\nkid = \"{}\"\nfixed_claims = {{ iss = \"i\", aud = \"a\" }}",
+            "~".repeat(256)
+        );
+        let parsed = Config::parse("tokenmint.toml", &text, PathBuf::new(), &Environment::new());
+        let config = parsed.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
+        let profile = config.hs256[&Hs256Kind::General].values().next().expect("a profile");
+        let fixed: Vec<&str> = profile.fixed_claims.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(fixed, ["aud", "iss"]);
+        assert_eq!(profile.subject_claim, "sub");
+    }
+}

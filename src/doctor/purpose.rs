@@ -282,8 +282,8 @@ impl CheckInput<'_> {
         self.configured.hs256(kind).filter(|(_, profile)| parts.is_signed_with_secret(&profile.secret))
     }
 
-    /// The claims that can name the token's user: the one of `kind`, or else those of the profiles whose secret made the token, or
-    /// else those of all its profiles.
+    /// The claims that can name the token's user. If `kind` has no claim of its own: the `subject_claim` of each profile whose secret
+    /// made the token, or of every profile if none did.
     pub(crate) fn user_claims(&self, kind: Hs256Kind, parts: &JwtParts) -> Vec<&str> {
         if let Some(claim) = kind.facts().user_claim {
             return vec![claim];

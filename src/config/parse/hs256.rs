@@ -41,17 +41,12 @@ pub(super) fn hs256_profile(kind: Hs256Kind, section: &Section<'_>) -> Option<Hs
     let secret = section.secret("secret", "secret_file");
     let allow_short_secret = section.or_default("allow_short_secret", parse_bool);
     let ttls = parse_ttls(section);
-    let (subject_claim, fixed_claims, kid, cty) = match facts.user_claim {
-        Some(claim) => (Some(claim.to_owned()), Some(Vec::new()), None, None),
-        None => {
-            let subject_claim = parse_subject_claim(section);
-            let fixed_claims = parse_fixed_claims(section, subject_claim.as_deref());
-            let header = |name| section.optional(name, parse_header_value);
-            (subject_claim, fixed_claims, header("kid"), header("cty"))
-        }
+    let content = match facts.user_claim {
+        Some(claim) => TokenContent { subject_claim: Some(claim.to_owned()), ..TokenContent::default() },
+        None => parse_content(section),
     };
-    let claims = parse_claims(section, subject_claim.as_deref().as_slice());
-    for (name, _) in fixed_claims.iter().flatten() {
+    let claims = parse_claims(section, content.subject_claim.as_deref().as_slice());
+    for (name, _) in &content.fixed_claims {
         if claims.iter().any(|claim| claim.eq_ignore_ascii_case(name)) {
             let message = format!("`{name}` is in `fixed_claims` too: callers can't set a fixed claim");
             section.problem("claims", message);
@@ -72,8 +67,33 @@ pub(super) fn hs256_profile(kind: Hs256Kind, section: &Section<'_>) -> Option<Hs
         return None;
     }
     let (ttl, max_ttl) = ttls?;
-    let (subject_claim, fixed_claims) = (subject_claim?, fixed_claims?);
-    Some(Hs256Config { secret: secret?, ttl, max_ttl, claims, subject_claim, fixed_claims, kid, cty })
+    let TokenContent { subject_claim, fixed_claims, kid, cty } = content;
+    Some(Hs256Config {
+        secret: secret?,
+        ttl,
+        max_ttl,
+        claims,
+        subject_claim: subject_claim?,
+        fixed_claims,
+        kid,
+        cty,
+    })
+}
+
+/// The settings of a profile about header and claims. Problems were reported, and the configuration doesn't load then.
+#[derive(Default)]
+struct TokenContent {
+    subject_claim: Option<String>,
+    fixed_claims: Members,
+    kid: Option<String>,
+    cty: Option<String>,
+}
+
+fn parse_content(section: &Section<'_>) -> TokenContent {
+    let subject_claim = parse_subject_claim(section);
+    let fixed_claims = parse_fixed_claims(section, subject_claim.as_deref());
+    let kid = section.optional("kid", parse_header_value);
+    TokenContent { subject_claim, fixed_claims, kid, cty: section.optional("cty", parse_header_value) }
 }
 
 fn parse_subject_claim(section: &Section<'_>) -> Option<String> {
@@ -100,28 +120,19 @@ fn parse_header_value(node: &ConfigNode) -> Result<String, String> {
     }
 }
 
-/// Parses the table of constant claims. The registered claims `iss`, `aud` and `sub` may be among them.
-fn parse_fixed_claims(section: &Section<'_>, subject_claim: Option<&str>) -> Option<Members> {
-    let Some(table) = section.section("fixed_claims") else {
-        return (!section.has("fixed_claims")).then(Vec::new);
-    };
+/// Parses the table of constant claims. The registered claims `iss`, `aud` and `sub` may be among them. Invalid ones are reported and
+/// left out.
+fn parse_fixed_claims(section: &Section<'_>, subject_claim: Option<&str>) -> Members {
+    let Some(table) = section.section("fixed_claims") else { return Vec::new() };
     let mut claims = Vec::new();
-    let mut complete = true;
     for (name, node) in table.entries() {
-        let field = table.field(name);
-        let is_valid = match check_fixed_name(name, subject_claim) {
-            Ok(()) => true,
-            Err(message) => {
-                table.problem(name, message);
-                false
-            }
-        };
-        match to_json(&field, node, section.diagnostics()) {
-            Some(value) if is_valid => claims.push((name.to_owned(), value)),
-            _ => complete = false,
+        if let Err(message) = check_fixed_name(name, subject_claim) {
+            table.problem(name, message);
+        } else if let Some(value) = to_json(&table.field(name), node, section.diagnostics()) {
+            claims.push((name.to_owned(), value));
         }
     }
-    complete.then_some(claims)
+    claims
 }
 
 fn check_fixed_name(name: &str, subject_claim: Option<&str>) -> Result<(), String> {
@@ -298,7 +309,8 @@ mod tests {
             ("subject_claim = \"u\"\nuser_claim = \"u\"", "hs256.x.user_claim (", "unknown key"),
         ] {
             let said = problems(&format!("{SECRET}{lines}"));
-            let [said] = said.as_slice() else { panic!("{lines}: {said:?}") };
+            assert_eq!(said.len(), 1, "{lines}: {said:?}");
+            let said = &said[0];
             assert!(said.starts_with(field) && said.contains(why), "{lines}: {said}");
         }
         let said = problems("subject_claim = \"u\"");
@@ -319,7 +331,7 @@ mod tests {
             "~".repeat(256)
         );
         let parsed = Config::parse("tokenmint.toml", &text, PathBuf::new(), &Environment::new());
-        let config = parsed.unwrap_or_else(|invalid| panic!("{:?}", invalid.problems));
+        let config = parsed.ok().expect("a valid configuration");
         let profile = config.hs256[&Hs256Kind::General].values().next().expect("a profile");
         let fixed: Vec<&str> = profile.fixed_claims.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(fixed, ["aud", "iss"]);

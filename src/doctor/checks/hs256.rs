@@ -15,7 +15,7 @@ pub(crate) fn names_user(input: &CheckInput<'_>, kind: Hs256Kind) -> Observation
         .map(|(token, parts, _)| {
             let about = &token.about;
             let users = input.user_claims(kind, parts);
-            let Some(user) = users.iter().find(|user| parts.has_claim(user)).or(users.first()) else {
+            let Some(user) = users.iter().find(|user| parts.has_claim(user)).or_else(|| users.first()) else {
                 let reason =
                     format!("no profile names the claim of its user: {}", advise_configuration(kind));
                 return Observation::skipped(about, reason);

@@ -80,7 +80,7 @@ pub(super) fn hs256_profile(kind: Hs256Kind, section: &Section<'_>) -> Option<Hs
     })
 }
 
-/// The settings of a profile about header and claims. Problems were reported, and the configuration doesn't load then.
+/// The settings of a profile about header and claims. An invalid setting is missing here, and a problem was reported.
 #[derive(Default)]
 struct TokenContent {
     subject_claim: Option<String>,

@@ -32,6 +32,14 @@ pub enum Json {
 pub struct JsonNumber(Box<str>);
 
 impl JsonNumber {
+    /// Parses a number. `None` if `text` isn't one in JSON, or is larger than every double.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        match Json::parse(text.as_bytes()) {
+            Ok(Json::Number(number)) => Some(number),
+            _ => None,
+        }
+    }
+
     pub(crate) const fn as_str(&self) -> &str {
         &self.0
     }

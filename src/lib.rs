@@ -1,4 +1,4 @@
-//! tokenmint mints JWTs for Salesforce and Intercom, and exchanges those for Salesforce for access tokens.
+//! tokenmint mints JWTs for Salesforce, Intercom and others, and exchanges those for Salesforce for access tokens.
 //!
 //! The words:
 //! - A *keyset* is a set of RSA keys that are published together. Each key has a key id, `kid`.
@@ -21,7 +21,7 @@
 //! | [`config`] | reads TOML and environment variables into one validated `Config` |
 //! | [`traces`] | W3C trace context, and OpenTelemetry spans in builds that export them |
 //! | [`keys`] | reads PEM files into a `KeyRing`: keysets, private keys, certificates, and the schedule of signing keys |
-//! | [`tokens`] | builds and signs the tokens: identity tokens, OAuth assertions, Intercom JWTs. The signing queue is here |
+//! | [`tokens`] | builds and signs the tokens: identity tokens, OAuth assertions, Intercom's and other HS256 tokens. The signing queue is here |
 //! | [`jwks`] | the JWK Sets of a key ring, cached in serialized form until the published keys or certificates change |
 //! | [`issuers`] | verifies JWTs of other issuers: their keys, fetched and kept, and the rules for their claims |
 //! | [`callers`] | authenticates callers and authorizes what they request; rate limits |

@@ -6,10 +6,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::{API_KEY, Answer, FuzzService, INTERCOM_SECRET, ISSUER_SECRET};
+use super::{API_KEY, Answer, FuzzService, HS256_SECRET, INTERCOM_SECRET, ISSUER_SECRET};
 
 /// Secrets that no response and no message may contain.
-pub const SECRETS: [&str; 4] = [API_KEY, INTERCOM_SECRET, ISSUER_SECRET, "PRIVATE KEY-----"];
+pub const SECRETS: [&str; 5] = [API_KEY, HS256_SECRET, INTERCOM_SECRET, ISSUER_SECRET, "PRIVATE KEY-----"];
 
 /// A token of a response, and the subject that the request asked for.
 pub struct IssuedToken<'a> {
@@ -41,6 +41,17 @@ impl FuzzService {
                 let bearer =
                     IssuedToken { token: text_of(&said, "token"), subject: text_of(&asked, "user_id") };
                 check_intercom_token(&bearer, &asked["claims"], asked["ttl"].as_i64());
+            }
+            "/hs256-token" => {
+                assert_eq!(said["kid"], "app_1", "a profile that the caller may not use");
+                let mut payload = verified_hs256_payload(text_of(&said, "token"), HS256_SECRET);
+                assert_eq!(
+                    payload.remove("external_id"),
+                    Some(text_of(&asked, "sub").into()),
+                    "another user"
+                );
+                assert_eq!(payload.remove("scope"), Some("user".into()), "a fixed claim changed");
+                check_times_and_claims(payload, &asked["claims"], asked["ttl"].as_i64());
             }
             "/bundle" => {
                 let (tokens, subject) = (&said["tokens"], text_of(&asked, "sub"));
@@ -99,13 +110,18 @@ impl FuzzService {
 }
 
 fn check_intercom_token(IssuedToken { token, subject }: &IssuedToken<'_>, claims: &Value, ttl: Option<i64>) {
-    let (signed, signature) = token.rsplit_once('.').expect("a JWS");
-    let key = hmac::Key::new(hmac::HMAC_SHA256, INTERCOM_SECRET.as_bytes());
-    let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
-    hmac::verify(&key, signed.as_bytes(), &signature).expect("a signature that verifies");
-    let mut payload = object(signed.split_once('.').expect("a JWS").1);
+    let mut payload = verified_hs256_payload(token, INTERCOM_SECRET);
     assert_eq!(payload.remove("user_id"), Some((*subject).into()), "another user than was asked for");
     check_times_and_claims(payload, claims, ttl);
+}
+
+/// Verifies a token with a shared secret, and returns its payload.
+fn verified_hs256_payload(token: &str, secret: &str) -> Map<String, Value> {
+    let (signed, signature) = token.rsplit_once('.').expect("a JWS");
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    let signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
+    hmac::verify(&key, signed.as_bytes(), &signature).expect("a signature that verifies");
+    object(signed.split_once('.').expect("a JWS").1)
 }
 
 /// Checks that the lifetime is the requested one, and that the remaining claims are exactly the requested ones.

@@ -11,10 +11,11 @@ use super::FuzzService;
 
 pub static SERVICE: LazyLock<FuzzService> = LazyLock::new(FuzzService::default);
 
-const ROUTES: [&str; 6] = [
+const ROUTES: [&str; 7] = [
     "/identity-token",
     "/oauth-assertion",
     "/intercom-user-jwt",
+    "/hs256-token",
     "/bundle",
     "/oauth-access-token",
     "/messaging-access-token",

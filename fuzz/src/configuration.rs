@@ -89,10 +89,11 @@ fn check_rules(config: &Config) {
         check_claims(&profile.claims);
     }
     let exists = |profile: &tokenmint::config::ProfileName| {
-        let tables: [(&str, Vec<&Name>); 4] = [
+        let tables: [(&str, Vec<&Name>); 5] = [
             ("identity", config.identity.keys().collect()),
             ("oauth", config.oauth.keys().collect()),
             ("intercom", config.hs256[&Hs256Kind::Intercom].keys().collect()),
+            ("hs256", config.hs256[&Hs256Kind::General].keys().collect()),
             ("bundles", config.bundles.keys().collect()),
         ];
         tables

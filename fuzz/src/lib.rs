@@ -50,6 +50,7 @@ const HOST: &str = "tokens.example";
 pub const PROVEN_KEY: &str = "tm_canary-of-the-proven-key";
 /// The secret with which the issuer of JWTs signs.
 pub const ISSUER_SECRET: &str = "canary-of-the-issuers-secret-0123456789";
+pub const HS256_SECRET: &str = "canary-of-another-shared-secret-0123456789";
 pub const INTERCOM_SECRET: &str = "canary-of-the-messenger-api-secret-0123456789";
 
 const GROUPS: [RouteGroup; 3] = [RouteGroup::Minting, RouteGroup::Public, RouteGroup::Ops];
@@ -172,6 +173,7 @@ impl FuzzService {
             ("/identity-token", r#"{"sub":"user-1","claims":{"plan":1.5}}"#),
             ("/oauth-assertion", "{}"),
             ("/intercom-user-jwt", r#"{"user_id":"user-1","ttl":60}"#),
+            ("/hs256-token", r#"{"sub":"user-1","claims":{"plan":1.5}}"#),
             ("/bundle", r#"{"sub":"user-1"}"#),
             ("/oauth-access-token", "{}"),
             ("/messaging-access-token", r#"{"sub":"user-1"}"#),
@@ -266,6 +268,17 @@ max_ttl = "1h"
 claims = ["plan", "locale"]
 [intercom.closed]
 secret = "{INTERCOM_SECRET}-of-nobody"
+[hs256.zendesk]
+secret = "{HS256_SECRET}"
+kid = "app_1"
+subject_claim = "external_id"
+fixed_claims = {{ scope = "user" }}
+ttl = "10m"
+max_ttl = "1h"
+claims = ["plan", "locale"]
+[hs256.closed]
+secret = "{HS256_SECRET}-of-nobody"
+subject_claim = "closed"
 [bundles.fin]
 salesforce_identity_token = "identity.web"
 intercom_user_jwt = "intercom.fin"
@@ -273,7 +286,7 @@ intercom_user_jwt = "intercom.fin"
 closed = "identity.closed"
 [callers.web]
 api_key_sha256 = ["{digest}"]
-allow = ["identity.web", "oauth.crm", "intercom.fin", "bundles.fin"]
+allow = ["identity.web", "oauth.crm", "intercom.fin", "hs256.zendesk", "bundles.fin"]
 [issuers.corp]
 issuer = "corp"
 audience = ["app"]

@@ -1,6 +1,6 @@
 //! The audit log: one line for each token that a caller gets, with the caller and, if there is one, the subject.
 //!
-//! Only lines of tokens that tokenmint signed with an RSA key name the key. The same target also has the lines `exchanged` and
+//! A line names the key that signed if the token's header does (`kid`). The same target also has the lines `exchanged` and
 //! `exchange failed` of the exchanger, and `would be refused` of callers in audit mode.
 //!
 //! If a `subject_token` proves the subject, the line names the issuer that says so.
@@ -18,7 +18,7 @@ use secrecy::ExposeSecret as _;
 use super::ApiError;
 use super::request::AuthenticatedCaller;
 use crate::callers::RequestedSubject;
-use crate::config::{KeyId, Name, ProfileName};
+use crate::config::{Name, ProfileName};
 use crate::exchange::ServedToken;
 use crate::tokens::{MintedToken, Subject};
 
@@ -101,7 +101,7 @@ impl Audit {
             info_of_token!(
                 authenticated,
                 profile,
-                kid = minted.kid.as_ref().map(KeyId::as_str),
+                kid = minted.kid.as_deref(),
                 token_sha256 = Hex::of(token.as_ref()).as_str(),
                 subject_hmac = subject.as_ref().map(Hex::as_str),
                 subject_issuer = requested.and_then(RequestedSubject::proven_by).map(Name::as_str),

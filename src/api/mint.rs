@@ -1,4 +1,4 @@
-//! The endpoints that mint one token: `POST /identity-token`, `/oauth-assertion` and `/intercom-user-jwt`.
+//! The endpoints that mint one token: `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt` and `/hs256-token`.
 //!
 //! Each handler parses the fields, has the caller authorized, mints, writes the audit line, and responds.
 
@@ -17,7 +17,7 @@ use super::request::{AuthenticatedCaller, RequestFields};
 use super::{ApiError, AppState, SharedState};
 use crate::callers::Grant;
 use crate::clock::UnixTime;
-use crate::config::{Hs256Kind, KeyId};
+use crate::config::Hs256Kind;
 use crate::tokens::{Assertion, Claims, GRANT_TYPE, IdentityProfile, Lifetime, MintedToken};
 
 pub(super) async fn identity_token(
@@ -94,7 +94,7 @@ async fn mint_hs256(
     format: ResponseFormat,
     fields: RequestFields,
 ) -> Result<Response, ApiError> {
-    let user = kind.facts().user_claim;
+    let user = kind.facts().request_field;
     let mut fields = fields.allow_only(&[user, "subject_token", "profile", "ttl", "claims"])?;
     let requested = requested_subject(state, authenticated, &mut fields, user).await?;
     let grant = authenticated.caller.hs256[&kind].select(fields.string("profile")?.as_deref())?;
@@ -115,8 +115,8 @@ async fn mint_hs256(
 struct TokenResponse<'a> {
     token: &'a str,
     token_type: &'static str,
-    /// `null` for an HS256 token: its secret has no key ID.
-    kid: Option<&'a KeyId>,
+    /// `null` if the header has no `kid`.
+    kid: Option<&'a str>,
     issued_at: UnixTime,
     expires_at: UnixTime,
     expires_in: i64,
@@ -127,7 +127,7 @@ fn token_response(format: ResponseFormat, minted: &MintedToken) -> Response {
     format_response(format, minted, || TokenResponse {
         token: minted.token.expose_secret(),
         token_type: "JWT",
-        kid: minted.kid.as_ref(),
+        kid: minted.kid.as_deref(),
         issued_at: minted.issued_at,
         expires_at: minted.expires_at,
         expires_in: minted.expires_in(),
@@ -140,7 +140,7 @@ struct AssertionResponse<'a> {
     assertion: &'a str,
     grant_type: &'static str,
     token_endpoint: &'a str,
-    kid: Option<&'a KeyId>,
+    kid: Option<&'a str>,
     issued_at: UnixTime,
     expires_at: UnixTime,
     expires_in: i64,
@@ -154,7 +154,7 @@ fn assertion_response(
         assertion: minted.token.expose_secret(),
         grant_type: GRANT_TYPE,
         token_endpoint,
-        kid: minted.kid.as_ref(),
+        kid: minted.kid.as_deref(),
         issued_at: minted.issued_at,
         expires_at: minted.expires_at,
         expires_in: minted.expires_in(),

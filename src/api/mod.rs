@@ -1,6 +1,6 @@
 //! The HTTP API: the route table, the handlers, the middleware, and the mapping of errors to statuses.
 //!
-//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/bundle`, `/oauth-access-token`,
+//! - `POST /identity-token`, `/oauth-assertion`, `/intercom-user-jwt`, `/hs256-token`, `/bundle`, `/oauth-access-token`,
 //!   `/messaging-access-token`: for authenticated callers.
 //! - `POST /oauth2/token`, also as `/services/oauth2/token`: the OAuth 2.0 token endpoint, for OAuth clients.
 //!   `GET /.well-known/oauth-authorization-server` describes it.
@@ -129,6 +129,7 @@ pub static ROUTES: &[Route] = &[
     Route::new(Method::POST, "/intercom-user-jwt", RouteGroup::Minting, || {
         mint::hs256_token(Hs256Kind::Intercom)
     }),
+    Route::new(Method::POST, "/hs256-token", RouteGroup::Minting, || mint::hs256_token(Hs256Kind::General)),
     Route::new(Method::POST, "/bundle", RouteGroup::Minting, || post(bundle::bundle)),
     Route::new(Method::POST, "/oauth-access-token", RouteGroup::Minting, || {
         post(access_tokens::oauth_access_token)

@@ -96,7 +96,7 @@ pub const EXIT_CODES: &[(&str, &[(i32, &str)])] = &[
     (
         "verify",
         &[
-            (0, "Salesforce or Intercom would accept the token."),
+            (0, "The token's relying party would accept it."),
             (1, "The token is rejected, or there is no key or secret to check its signature."),
             (64, "The configuration that `--config` names doesn't load."),
         ],

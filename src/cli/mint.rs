@@ -16,9 +16,9 @@ use crate::tokens::{GRANT_TYPE, InvalidField, MintedToken, Profiles, Signer, Sub
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint mint identity.web --sub user-1")]
 pub(super) struct MintCommand {
-    /// The profile, for example identity.web, oauth.crm or intercom.fin
+    /// The profile, for example identity.web, oauth.crm, intercom.fin or hs256.zendesk
     profile: String,
-    /// The subject: `sub` of an identity token, `user_id` of an Intercom user JWT
+    /// The subject: `sub` of an identity token, `user_id` of an Intercom user JWT, the `subject_claim` of an HS256 token
     #[arg(long, value_name = "SUBJECT")]
     sub: Option<String>,
     /// The lifetime, for example 1h or 90s [default: the profile's]
@@ -108,7 +108,7 @@ impl MintCommand {
             }
             ProfileKind::Hs256(kind) => {
                 let profile = profiles.hs256[&kind].get(&name.bare_name).ok_or_else(unknown)?;
-                let user_id = self.subject(kind.facts().user_claim)?;
+                let user_id = self.subject(kind.facts().request_field)?;
                 let lifetime = profile.lifetime(ttl).map_err(wrong)?;
                 let claims = profile.claims(self.claims()?).map_err(wrong)?;
                 Ok(profile.mint(&user_id, lifetime, &claims, now))

@@ -58,8 +58,8 @@ use crate::hash::sha256;
 
 pub use exit_codes::{COMMON_EXIT_CODES, EXIT_CODES};
 
-/// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions and
-/// Intercom user JWTs.
+/// Mints the tokens that a web backend needs on each page load: Salesforce identity tokens, OAuth assertions,
+/// Intercom user JWTs, and HS256 tokens for other products.
 #[derive(Parser)]
 #[command(name = "tokenmint", version, term_width = line_width(), arg_required_else_help = true)]
 #[command(help_template = help_template())]

@@ -1,4 +1,4 @@
-//! `tokenmint verify`: reads a token and checks whether Salesforce or Intercom would accept it.
+//! `tokenmint verify`: reads a token and checks whether its relying party would accept it.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::clock::UnixTime;
 use crate::doctor::{self, Artifact, CheckInput, CheckOutcome, GivenArtifacts, JwtParts, Purpose};
 use crate::json::Json;
 
-/// Read a token and check whether Salesforce or Intercom would accept it
+/// Read a token and check whether its relying party (Salesforce, Intercom, …) would accept it
 ///
 /// No token leaves this machine. Keys come from what you give, otherwise from the configuration. Only --jwks with an
 /// address sends a request.

@@ -198,7 +198,8 @@ pub(crate) enum ConfigValue {
     Untyped(Zeroizing<String>),
     Integer(i64),
     Boolean(bool),
-    Float,
+    /// A decimal number, or an integer outside of `i64`, in decimal digits without a plus sign. `inf` and `nan` are possible.
+    Float(String),
     Datetime(String),
 }
 
@@ -210,7 +211,7 @@ impl ConfigValue {
             Self::Text(_) | Self::Untyped(_) => "a string",
             Self::Integer(_) => "an integer",
             Self::Boolean(_) => "a boolean",
-            Self::Float => "a decimal number",
+            Self::Float(_) => "a decimal number",
             Self::Datetime(_) => "a date",
         }
     }
@@ -276,8 +277,8 @@ fn convert_value(value: &DeValue<'_>, lines: &LineIndex<'_>) -> ConfigValue {
     match value {
         DeValue::String(text) => ConfigValue::Text(Zeroizing::new(text.to_string())),
         DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
-            .map_or(ConfigValue::Float, ConfigValue::Integer),
-        DeValue::Float(_) => ConfigValue::Float,
+            .map_or_else(|_| large_integer(digits.as_str(), digits.radix()), ConfigValue::Integer),
+        DeValue::Float(digits) => ConfigValue::Float(without_plus(digits.as_str())),
         DeValue::Boolean(flag) => ConfigValue::Boolean(*flag),
         DeValue::Datetime(moment) => ConfigValue::Datetime(moment.to_string()),
         DeValue::Array(items) => ConfigValue::List(
@@ -291,6 +292,19 @@ fn convert_value(value: &DeValue<'_>, lines: &LineIndex<'_>) -> ConfigValue {
         ),
         DeValue::Table(table) => convert_table(table, lines),
     }
+}
+
+/// Converts an integer outside of `i64`. TOML's other bases than ten have no sign.
+fn large_integer(digits: &str, radix: u32) -> ConfigValue {
+    let decimal = match radix {
+        10 => Some(without_plus(digits)),
+        _ => u128::from_str_radix(digits, radix).ok().map(|number| number.to_string()),
+    };
+    ConfigValue::Float(decimal.unwrap_or_else(|| "inf".to_owned()))
+}
+
+fn without_plus(digits: &str) -> String {
+    digits.strip_prefix('+').unwrap_or(digits).to_owned()
 }
 
 /// Applies the overrides of the environment to the tree.

@@ -10,7 +10,8 @@ use super::probe::{FetchedJwks, ProbeResult};
 use super::token::{JwtParts, UnverifiedToken};
 use crate::clock::UnixTime;
 use crate::config::{
-    Config, Hs256Kind, IdentityConfig, IssuerConfig, MessagingConfig, Name, OauthConfig, Problem, ProfileKind,
+    Config, Hs256Config, Hs256Kind, IdentityConfig, IssuerConfig, MessagingConfig, Name, OauthConfig,
+    Problem, ProfileKind,
 };
 use crate::issuers::{FetchError, FetchedKeys, LoadedIssuerKeys};
 use crate::keys::{KeyRing, KeyState, Keyset, KeysetKey, PublicNumbers};
@@ -136,6 +137,13 @@ impl GivenArtifacts {
 }
 
 impl<'a> ConfigView<'a> {
+    pub(crate) fn hs256(
+        &self,
+        kind: Hs256Kind,
+    ) -> impl Iterator<Item = (&'a Name, &'a Hs256Config)> + use<'a> {
+        self.config.into_iter().flat_map(move |config| &config.hs256[&kind])
+    }
+
     pub(crate) fn identity(&self) -> impl Iterator<Item = &'a IdentityConfig> + use<'a> {
         self.config.into_iter().flat_map(|config| config.identity.values())
     }

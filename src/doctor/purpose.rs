@@ -4,7 +4,7 @@ use super::formatting::lookalike_difference;
 use super::input::{CheckInput, Purpose, is_used_by};
 use super::token::{JwtParts, UnverifiedToken};
 use crate::config::salesforce::{self, CONSUMER_KEY_PREFIX, HostKind};
-use crate::config::{Hs256Kind, IssuerConfig, ProfileKind};
+use crate::config::{Hs256Config, Hs256Kind, IssuerConfig, Name, ProfileKind};
 
 use crate::json::Json;
 
@@ -206,7 +206,10 @@ impl CheckInput<'_> {
             is_consumer_key(iss)
                 || own_issuers.iter().any(|own| *own == iss || lookalike_difference(iss, own).is_some())
         };
-        let has_user = Hs256Kind::ALL.iter().any(|kind| parts.has_claim(kind.facts().user_claim));
+        let has_user = Hs256Kind::ALL.iter().any(|kind| {
+            let has_claim = kind.facts().user_claim.is_some_and(|claim| parts.has_claim(claim));
+            has_claim || self.makers(*kind, parts).next().is_some()
+        });
         let is_foreign = self.configured.issuers().next().is_some()
             && self.given.issuer.is_none()
             && !iss.is_empty()
@@ -233,13 +236,27 @@ impl CheckInput<'_> {
             ),
             clue(Purpose::Incoming, 8, "its `iss` is none of the configured profiles'", is_foreign),
         ]);
+        let is_made = |kind: Hs256Kind| self.makers(kind, parts).next().is_some();
+        let makers_known = Hs256Kind::ALL.iter().any(|kind| is_made(*kind));
         clues.extend(Hs256Kind::ALL.iter().flat_map(|kind| {
-            let (purpose, user) = (Purpose::Hs256(*kind), kind.facts().user_claim);
-            let has_user = parts.has_claim(user) && (symmetric || kid.is_none());
+            let purpose = Purpose::Hs256(*kind);
+            let (users, is_of_one_claim) =
+                (self.user_claims(*kind, parts), kind.facts().user_claim.is_some());
+            let user = users.iter().find(|claim| parts.has_claim(claim));
+            let is_made = is_made(*kind);
+            // A token that a secret of another kind made is none of this kind.
+            let is_possible = !users.is_empty() && (is_made || !makers_known);
+            let has_user = user.is_some() && (symmetric || kid.is_none() && is_of_one_claim);
             [
-                clue(purpose, 4, &format!("it has `{user}`"), has_user),
-                clue(purpose, 2, "it is made with a shared secret (HS256)", symmetric),
-                clue(purpose, 2, "it has no `iss`", !parts.has_claim("iss")),
+                clue(
+                    purpose,
+                    4,
+                    &format!("it has `{}`", user.copied().unwrap_or_default()),
+                    has_user && is_possible,
+                ),
+                clue(purpose, 2, "it is made with a shared secret (HS256)", symmetric && is_possible),
+                clue(purpose, 2, "it has no `iss`", !parts.has_claim("iss") && is_possible),
+                clue(purpose, 5, "a secret of the configuration made it", symmetric && is_made),
             ]
         }));
         clues
@@ -254,6 +271,30 @@ impl CheckInput<'_> {
             let purpose = self.infer_purpose(token).purpose;
             purposes.contains(&purpose).then_some((token, parts, purpose))
         })
+    }
+
+    /// The configured profiles of `kind` whose secret made the token.
+    pub(crate) fn makers(
+        &self,
+        kind: Hs256Kind,
+        parts: &JwtParts,
+    ) -> impl Iterator<Item = (&Name, &Hs256Config)> {
+        self.configured.hs256(kind).filter(|(_, profile)| parts.is_signed_with_secret(&profile.secret))
+    }
+
+    /// The claims that can name the token's user. If `kind` has no claim of its own: the `subject_claim` of each profile whose secret
+    /// made the token, or of every profile if none did.
+    pub(crate) fn user_claims(&self, kind: Hs256Kind, parts: &JwtParts) -> Vec<&str> {
+        if let Some(claim) = kind.facts().user_claim {
+            return vec![claim];
+        }
+        let made: Vec<&str> =
+            self.makers(kind, parts).map(|(_, profile)| profile.subject_claim.as_str()).collect();
+        let of_all = || self.configured.hs256(kind).map(|(_, profile)| profile.subject_claim.as_str());
+        let mut claims = if made.is_empty() { of_all().collect() } else { made };
+        claims.sort_unstable();
+        claims.dedup();
+        claims
     }
 
     /// The supplied JWTs of `kind`.

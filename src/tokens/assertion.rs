@@ -114,7 +114,7 @@ impl OauthProfile {
         payload.extend_from_slice(&jti);
         payload.extend_from_slice(b"\"}");
         let (token, kid) = self.keyset_signer.sign(&payload, now, expires_at, signer).await?;
-        let minted = MintedToken { token, kid: Some(kid), issued_at: now, expires_at };
+        let minted = MintedToken { token, kid: Some(kid.to_string()), issued_at: now, expires_at };
         Ok(Assertion { minted, token_endpoint: self.token_url.as_str() })
     }
 }

@@ -128,6 +128,6 @@ impl IdentityProfile {
         claims.write(&mut payload);
         payload.push(b'}');
         let (token, kid) = self.keyset_signer.sign(&payload, now, expires_at, signer).await?;
-        Ok(MintedToken { token, kid: Some(kid), issued_at: now, expires_at })
+        Ok(MintedToken { token, kid: Some(kid.to_string()), issued_at: now, expires_at })
     }
 }

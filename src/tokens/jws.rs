@@ -30,7 +30,7 @@ impl KeysetSigner {
             Algorithm::Rs512 => jsonwebtoken::Algorithm::RS512,
         };
         let encoded_headers =
-            keyset.keys.iter().map(|key| encode_header(algorithm, Some(&key.kid))).collect();
+            keyset.keys.iter().map(|key| encode_header(&header(algorithm, &key.kid))).collect();
         Self { keyset, encoded_headers }
     }
 
@@ -76,10 +76,14 @@ impl KeysetSigner {
     }
 }
 
-/// Encodes the header `alg`, `typ` and, where the key has one, `kid`, with the dot behind it.
-pub(super) fn encode_header(algorithm: jsonwebtoken::Algorithm, kid: Option<&KeyId>) -> String {
-    let header = Header { kid: kid.map(KeyId::to_string), ..Header::new(algorithm) };
-    let header = serde_json::to_vec(&header).expect("strings can be written to memory");
+/// The header `alg`, `typ` and `kid`.
+fn header(algorithm: jsonwebtoken::Algorithm, kid: &KeyId) -> Header {
+    Header { kid: Some(kid.to_string()), ..Header::new(algorithm) }
+}
+
+/// Encodes a header, with the dot behind it.
+pub(super) fn encode_header(header: &Header) -> String {
+    let header = serde_json::to_vec(header).expect("strings can be written to memory");
     let mut header = URL_SAFE_NO_PAD.encode(header);
     header.push('.');
     header

@@ -4,14 +4,13 @@ use secrecy::SecretString;
 use thiserror::Error;
 
 use crate::clock::{NoRandomness, UnixTime};
-use crate::config::KeyId;
 use crate::keys::SigningFailed;
 
 /// A signed token, and the data that the response states about it.
 pub struct MintedToken {
     pub(crate) token: SecretString,
-    /// The id of the key that signed. `None` for an HS256 token: its secret has no id.
-    pub(crate) kid: Option<KeyId>,
+    /// The header's `kid`: the id of the key that signed. `None` for an HS256 token whose secret has no id.
+    pub(crate) kid: Option<String>,
     pub(crate) issued_at: UnixTime,
     pub(crate) expires_at: UnixTime,
 }

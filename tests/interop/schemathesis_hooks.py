@@ -16,6 +16,7 @@ PROFILES = {
     "/identity-token": "identity.web",
     "/oauth-assertion": "oauth.crm",
     "/intercom-user-jwt": "intercom.fin",
+    "/hs256-token": "hs256.stream",
     "/oauth-access-token": "oauth.crm",
     "/messaging-access-token": "identity.web",
 }

@@ -29,6 +29,9 @@ IDENTITY_AUDIENCE = "https://acme.my.salesforce-scrt.com"
 CONSUMER_KEY = "3MVG9.consumer_key.of.the.tests"
 USERNAME = "integration@acme.example"
 LOGIN_AUDIENCE = "https://login.salesforce.com"
+ZENDESK_KID = "app_65f0c0ffee"
+# The profiles [hs256.NAME], each with a secret of its own in NAME.secret.
+HS256_PROFILES = ["zendesk", "stream", "freshchat", "kustomer"]
 
 
 def configuration(listen, token_url, everything, one_of_each):
@@ -90,14 +93,35 @@ intercom_user_jwt = "intercom.fin"
 secret_file = "intercom.secret"
 ttl = "1h"
 
+[hs256.zendesk]
+secret_file = "zendesk.secret"
+kid = "{ZENDESK_KID}"
+subject_claim = "external_id"
+fixed_claims = {{ scope = "user" }}
+claims = ["name", "email", "email_verified"]
+[hs256.stream]
+secret_file = "stream.secret"
+subject_claim = "user_id"
+[hs256.freshchat]
+secret_file = "freshchat.secret"
+subject_claim = "reference_id"
+claims = ["freshchat_uuid", "first_name", "last_name", "email"]
+[hs256.kustomer]
+secret_file = "kustomer.secret"
+subject_claim = "externalId"
+ttl = "15m"
+
 [callers.everything]
 api_key_sha256 = ["{sha256(everything)}"]
-allow = ["identity.web", "identity.web512", "oauth.crm", "intercom.fin"]
+allow = [
+  "identity.web", "identity.web512", "oauth.crm", "intercom.fin",
+  "hs256.zendesk", "hs256.stream", "hs256.freshchat", "hs256.kustomer",
+]
 
 # One profile of each kind, so that "profile" may be left out: this is the caller that Schemathesis plays.
 [callers.one-of-each]
 api_key_sha256 = ["{sha256(one_of_each)}"]
-allow = ["identity.web", "oauth.crm", "intercom.fin", "bundles.fin"]
+allow = ["identity.web", "oauth.crm", "intercom.fin", "hs256.stream", "bundles.fin"]
 """
 
 
@@ -123,17 +147,21 @@ class Deployment:
         if original is None:
             self.api_key, self.one_of_each_key = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
             self.intercom_secret = secrets.token_urlsafe(32)
+            self.hs256_secrets = {name: secrets.token_urlsafe(32) for name in HS256_PROFILES}
             self._make_keys()
             # With the newline that an editor leaves: it is not part of the secret.
             self._write_private("intercom.secret", self.intercom_secret + "\n")
         else:
             self.api_key, self.one_of_each_key = original.api_key, original.one_of_each_key
             self.intercom_secret = original.intercom_secret
+            self.hs256_secrets = original.hs256_secrets
             # copyfile and not copy2: another machine's files have another time, and that must make no difference.
             shutil.copytree(original.folder / "keys", self.folder / "keys", copy_function=shutil.copyfile)
             for key in self.folder.glob("keys/*/*.key"):
                 key.chmod(0o600)
             self._write_private("intercom.secret", (original.folder / "intercom.secret").read_text())
+        for name, secret in self.hs256_secrets.items():
+            self._write_private(f"{name}.secret", secret + "\n")
         self.config.write_text(configuration(self.listen, token_url, self.api_key, self.one_of_each_key))
 
     def again(self, folder):

@@ -139,6 +139,7 @@ def test_the_schema_names_the_values_that_init_leaves_open(written):
         assert [fault.rsplit(".")[-1] for fault in judged.faults(open_value)] == [name]
 
 
+HS256 = "[hs256.x]\nsecret_file = 'intercom.secret'\nsubject_claim = 'u'\n"
 WRONG = [
     # unknown keys and sections
     ("[server]", "[server]\nlisten_on = 1", "server"),
@@ -163,7 +164,13 @@ WRONG = [
     ("https://acme.my.salesforce-scrt.com", "http://acme.my.salesforce-scrt.com", "identity.web.messaging.scrt_url"),
     ("[identity.web]", "[identity.'we b']\nkeyset = 'web'\nissuer = 'x'\n[identity.web]", "identity"),
     ("[callers.web-backend]", "[callers.web-backend]\nclient_san = ['*.internal']", "callers.web-backend.client_san.0"),
+    ("[intercom.fin]", f"{HS256}kid = 'a b'\n[intercom.fin]", "hs256.x.kid"),
+    ("[intercom.fin]", f"{HS256}cty = ''\n[intercom.fin]", "hs256.x.cty"),
+    ("[intercom.fin]", f"{HS256}fixed_claims = 1\n[intercom.fin]", "hs256.x.fixed_claims"),
+    ("[intercom.fin]", f"{HS256}fixed_claims = {{ '' = 1 }}\n[intercom.fin]", "hs256.x.fixed_claims"),
     # rules about several keys
+    ("[intercom.fin]", "[hs256.x]\nsubject_claim = 'u'\n[intercom.fin]", "hs256.x"),
+    ("[intercom.fin]", "[hs256.x]\nsecret_file = 'intercom.secret'\n[intercom.fin]", "hs256.x"),
     ('issuer = "intercom.com"', "", "identity.web"),
     ('directory = "keys/web"', 'directory = "keys/web"\nkid = "K1"', "keysets.web"),
     ('directory = "keys/web"', "key_file = 'web.key'", "keysets.web"),

@@ -19,6 +19,7 @@ mod example;
 mod exchange;
 mod exchange_faults;
 mod host;
+mod hs256;
 mod import_cycles;
 mod in_process;
 mod issuers;

@@ -15,7 +15,7 @@ use tokenmint::tokens::{Profiles, Subject};
 use crate::support::{API_KEY, KEYS, sha256_hex};
 
 /// The configured profiles of each kind. Some differ only by case or by kind.
-const PROFILES: [&str; 9] = [
+const PROFILES: [&str; 11] = [
     "identity.web",
     "identity.Web",
     "identity.shop",
@@ -23,6 +23,8 @@ const PROFILES: [&str; 9] = [
     "oauth.web",
     "intercom.fin",
     "intercom.web",
+    "hs256.fin",
+    "hs256.web",
     "bundles.fin",
     "bundles.web",
 ];
@@ -43,6 +45,10 @@ fn config(allow: &[&str], subjects: &str) -> Config {
                 "keyset = 'web'\nconsumer_key = 'c'\nusername = 'u'\naudience = 'https://login.salesforce.com'\n"
             }
             "intercom" => "secret = 'intercom-messenger-api-secret-0123456789'\n",
+            "hs256" => {
+                "secret = 'a-relying-party-s-secret-0123456789'\nsubject_claim = 'user_id'\nkid = 'one'\n\
+                 fixed_claims = { scope = 'user' }\n"
+            }
             _ => "one = 'identity.shop'\n",
         };
     }
@@ -84,6 +90,7 @@ proptest! {
             ("identity", caller.identity.select(asked).map(|grant| grant.name().to_string())),
             ("oauth", caller.oauth.select(asked).map(|grant| grant.name().to_string())),
             ("intercom", caller.hs256[&Hs256Kind::Intercom].select(asked).map(|grant| grant.name().to_string())),
+            ("hs256", caller.hs256[&Hs256Kind::General].select(asked).map(|grant| grant.name().to_string())),
             ("bundles", caller.bundles.select(asked).map(|grant| grant.name().to_string())),
         ];
         for (kind, got) in got {

@@ -159,7 +159,7 @@ fn wrong_forms() -> Vec<(&'static str, String)> {
 }
 
 /// Every setting that takes a secret, a secret's file, or the path of a key or certificate; `V` is its value.
-const SECRET_PLACES: [&str; 20] = [
+const SECRET_PLACES: [&str; 23] = [
     "[server]\naudit_key = V\n",
     "[server]\naudit_key_file = V\n",
     "[server.tls]\ncertificate_file = V\nprivate_key_file = 'tls.key'\n",
@@ -179,6 +179,9 @@ const SECRET_PLACES: [&str; 20] = [
     "[keysets.k]\ndirectory = 'keys/web'\npassphrase_file = V\n",
     "[intercom.i]\nsecret = V\n",
     "[intercom.i]\nsecret_file = V\n",
+    "[hs256.i]\nsecret = V\nsubject_claim = 'u'\n",
+    "[hs256.i]\nsecret_file = V\nsubject_claim = 'u'\n",
+    "[hs256.i]\nsubject_claim = V\nkid = V\ncty = V\nfixed_claims = { a = V, b = [V, 1979-05-27] }\n",
     "[callers.c]\nallow = []\napi_key_sha256 = [V]\n",
 ];
 

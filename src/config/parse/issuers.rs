@@ -14,7 +14,7 @@ use super::super::{
     KeyFetchConfig, Name, SubjectTokenConfig, validate_text,
 };
 use super::DefinedNames;
-use super::profiles::MIN_HS256_SECRET_BYTES;
+use super::hs256::MIN_HS256_SECRET_BYTES;
 
 const LONGEST_AUDIENCE: usize = 2048;
 const LONGEST_CLAIM_NAME: usize = 255;

@@ -5,6 +5,7 @@
 
 mod cache;
 mod callers;
+mod hs256;
 mod issuers;
 mod keysets;
 mod profiles;
@@ -26,10 +27,11 @@ use super::{
     Name, OauthConfig, ProfileKind, ServerConfig,
 };
 use callers::{parse_caller, reject_shared_credentials, warn_unreachable_bundles, warn_unusable_credentials};
+pub(crate) use hs256::Hs256Config;
+use hs256::hs256_profile;
 use issuers::{parse_issuer, reject_shared_jwts, warn_unused_issuers};
 use keysets::{assign_algorithms, parse_keyset};
-pub(crate) use profiles::Hs256Config;
-use profiles::{hs256_profile, parse_bundle, parse_identity, parse_oauth};
+use profiles::{parse_bundle, parse_identity, parse_oauth};
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);

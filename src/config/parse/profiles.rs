@@ -1,22 +1,20 @@
-//! Parses `[identity.NAME]`, `[oauth.NAME]`, `[bundles.NAME]`, and the profiles of HS256 tokens: `[intercom.NAME]`.
+//! Parses `[identity.NAME]`, `[oauth.NAME]` and `[bundles.NAME]`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret as _, SecretString};
-
 use super::super::salesforce::{self, UrlIssues};
 use super::super::section::Section;
 use super::super::source::{ConfigNode, WarningCode};
-use super::super::values::{parse_bool, parse_string};
+use super::super::values::parse_string;
 use super::super::{
-    Algorithm, BundleConfig, Hs256Kind, HttpsOrLoopbackUrl, IdentityConfig, Issuer, MessagingConfig, Name,
-    OauthConfig, OrgId, ProfileKind, ProfileName, REGISTERED_CLAIMS, SubjectPattern, validate_text,
+    Algorithm, BundleConfig, HttpsOrLoopbackUrl, IdentityConfig, Issuer, MessagingConfig, Name, OauthConfig,
+    OrgId, ProfileKind, ProfileName, REGISTERED_CLAIMS, SubjectPattern, validate_text,
 };
 use super::{DefinedNames, HOUR, InvalidSection};
 
-/// The output length of HMAC-SHA256, the minimum for HS256 keys (RFC 7518, section 3.2).
-pub(super) const MIN_HS256_SECRET_BYTES: usize = 32;
+/// The longest name of a claim, in characters.
+pub(super) const LONGEST_CLAIM_NAME: usize = 64;
 
 pub(super) fn parse_identity(
     name: &Name,
@@ -75,7 +73,7 @@ fn parse_keyset_reference(section: &Section<'_>, defined: &DefinedNames) -> Opti
 
 /// Parses `ttl` and `max_ttl`. The default of `ttl` is an hour, or `max_ttl` if that is less. The default of `max_ttl` is `ttl`.
 /// `ttl` must not exceed `max_ttl`.
-fn parse_ttls(section: &Section<'_>) -> Option<(Duration, Duration)> {
+pub(super) fn parse_ttls(section: &Section<'_>) -> Option<(Duration, Duration)> {
     let ttl = section.duration("ttl");
     let max_ttl = section.duration("max_ttl");
     if (section.has("ttl") && ttl.is_none()) || (section.has("max_ttl") && max_ttl.is_none()) {
@@ -95,8 +93,9 @@ fn parse_ttls(section: &Section<'_>) -> Option<(Duration, Duration)> {
 }
 
 /// Parses the extra claims that callers may set. Claims that the token's own rules set are not allowed.
-fn parse_claims(section: &Section<'_>, also_reserved: &[&str]) -> Vec<String> {
-    let names = section.list("claims", |name| validate_text(name, 64).map(|()| name.to_owned()));
+pub(super) fn parse_claims(section: &Section<'_>, also_reserved: &[&str]) -> Vec<String> {
+    let names =
+        section.list("claims", |name| validate_text(name, LONGEST_CLAIM_NAME).map(|()| name.to_owned()));
     for name in &names {
         let registered = |reserved: &&str| reserved.eq_ignore_ascii_case(name);
         if REGISTERED_CLAIMS.iter().chain(also_reserved).any(registered) {
@@ -214,38 +213,6 @@ fn warn_url_errors(section: &Section<'_>, code: WarningCode, name: &str, issues:
     if !issues.errors.is_empty() {
         section.warn(code, name, format!("can't be right: {}", issues.errors.join("; ")));
     }
-}
-
-/// The settings of a profile of HS256 tokens. Defined beside its parser, so that a new setting changes few files.
-pub struct Hs256Config {
-    pub secret: SecretString,
-    pub ttl: Duration,
-    pub max_ttl: Duration,
-    pub claims: Vec<String>,
-}
-
-pub(super) fn hs256_profile(kind: Hs256Kind, section: &Section<'_>) -> Option<Hs256Config> {
-    let facts = kind.facts();
-    let secret = section.secret("secret", "secret_file");
-    let allow_short_secret = section.or_default("allow_short_secret", parse_bool);
-    let ttls = parse_ttls(section);
-    let claims = parse_claims(section, &[facts.user_claim]);
-    if !section.has("secret") && !section.has("secret_file") {
-        section.problem("secret", format!("is missing: the {} ({})", facts.secret, facts.secret_page));
-    }
-    let is_short =
-        secret.as_ref().is_some_and(|secret| secret.expose_secret().len() < MIN_HS256_SECRET_BYTES);
-    if is_short && !allow_short_secret {
-        let message = format!(
-            "is shorter than 32 bytes, the minimum for HS256 (RFC 7518, section 3.2); is it the {}? If {} gave you such a short \
-             one, set `allow_short_secret = true`",
-            facts.secret, facts.relying_party
-        );
-        section.problem(if section.has("secret") { "secret" } else { "secret_file" }, message);
-        return None;
-    }
-    let (ttl, max_ttl) = ttls?;
-    Some(Hs256Config { secret: secret?, ttl, max_ttl, claims })
 }
 
 pub(super) fn parse_bundle(

@@ -7,7 +7,7 @@ use super::{KeySchema, NAME, REGEX, Rule, TableSchema, TextForm, key, plain, tab
 const API_KEY_HASH: TextForm = text("SHA-256 in hex", "^[0-9A-Fa-f]{64}$", 64);
 const CLIENT_SAN: TextForm = text("host name or URI", "^[^*\\s]+$", 2048);
 const ALLOWED: TextForm =
-    text("profile or bundle", r"^(identity|oauth|intercom|bundles)\.[A-Za-z0-9_-]{1,64}$", 73);
+    text("profile or bundle", r"^(identity|oauth|intercom|hs256|bundles)\.[A-Za-z0-9_-]{1,64}$", 73);
 const CREDENTIALS: &[&str] = &["api_key_sha256", "client_san", "peer_uid", "jwt_issuer"];
 const CREDENTIAL: &str = "at least one of `api_key_sha256`, `client_san`, `peer_uid` and `jwt_issuer`";
 const CLAIM_NAME: TextForm = TextForm { label: "claim name", ..plain(255) };

@@ -72,6 +72,8 @@ fn key(key: &KeySchema) -> Value {
         ValueKind::UserId => json!({ "type": "integer", "minimum": 0, "maximum": HIGHEST_USER_ID }),
         ValueKind::Flag => json!({ "type": "boolean" }),
         ValueKind::Moment => json!({ "type": "string", "format": "date-time" }),
+        // Any value. Dates in TOML have no type of their own in JSON.
+        ValueKind::ClaimValue => json!({}),
     };
     schema["description"] = json!(without_links(key.meaning));
     if let Presence::Default(written) = key.presence {

@@ -68,6 +68,8 @@ pub enum ValueKind {
     Flag,
     /// A date with time and offset, in TOML's own type or as text.
     Moment,
+    /// The value of a claim: any value of TOML but a date.
+    ClaimValue,
 }
 
 /// The form of a text.
@@ -172,6 +174,7 @@ pub static ROOT: TableSchema = TableSchema::new(
         table("identity", &profiles::IDENTITY_PROFILES),
         table("oauth", &profiles::OAUTH_PROFILES),
         table("intercom", &profiles::INTERCOM_PROFILES),
+        table("hs256", &profiles::HS256_PROFILES),
         table("bundles", &profiles::BUNDLES),
         table("callers", &callers::CALLERS),
         table("issuers", &issuers::ISSUERS),

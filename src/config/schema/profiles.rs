@@ -1,7 +1,7 @@
-//! The schema of the profiles: `[identity.NAME]`, `[oauth.NAME]`, `[intercom.NAME]`, and of `[bundles.NAME]`.
+//! The schema of the profiles: `[identity.NAME]`, `[oauth.NAME]`, `[intercom.NAME]`, `[hs256.NAME]`, and of `[bundles.NAME]`.
 
 use super::Presence::{Absent, Conditional, Default, Derived, Required};
-use super::ValueKind::{Choice, Count, Duration, Flag, List, Text};
+use super::ValueKind::{Choice, ClaimValue, Count, Duration, Flag, List, Text};
 use super::{
     HTTPS_ORIGIN, HTTPS_URL, KeySchema, LONGEST_URL, NAME, PATH, REGEX, Rule, SECRET, TableSchema, TextForm,
     key, plain, table, text,
@@ -10,8 +10,12 @@ use super::{
 const CLAIM: TextForm = TextForm { label: "claim name", ..plain(64) };
 const ORG_ID: TextForm = text("org id", "^00D[A-Za-z0-9]{12}([A-Za-z0-9]{3})?$", 18);
 const API_NAME: TextForm = text("API name", "^[A-Za-z][A-Za-z0-9_]*$", super::NO_LIMIT);
-const BUNDLED_PROFILE: TextForm =
-    text("`identity.NAME` or `intercom.NAME`", r"^(identity|intercom)\.[A-Za-z0-9_-]{1,64}$", 73);
+const HEADER_VALUE: TextForm = text("visible ASCII", "^[!-~]{1,256}$", 256);
+const BUNDLED_PROFILE: TextForm = text(
+    "`identity.NAME`, `intercom.NAME` or `hs256.NAME`",
+    r"^(identity|intercom|hs256)\.[A-Za-z0-9_-]{1,64}$",
+    73,
+);
 
 pub(super) static IDENTITY_PROFILES: TableSchema =
     TableSchema::of_named("The profiles of identity tokens.", &IDENTITY_ENTRY);
@@ -207,6 +211,77 @@ static INTERCOM: TableSchema = TableSchema::new(
     ],
 )
 .with_rules(&[Rule::ExactlyOne(&["secret", "secret_file"])]);
+
+pub(super) static HS256_PROFILES: TableSchema =
+    TableSchema::of_named("The profiles of tokens for other relying parties.", &HS256_ENTRY);
+static HS256_ENTRY: KeySchema = table("NAME", &HS256);
+
+static HS256: TableSchema = TableSchema::new(
+    "Tokens for other relying parties that share a secret with you, for example Zendesk or Stream: `POST /hs256-token`. \
+     [Other chat products](../integrate/hs256.md) has their configurations.",
+    &[
+        key(
+            "secret",
+            Text(SECRET),
+            Conditional("exactly one of `secret` and `secret_file`"),
+            "The secret that the relying party gave you, at least 32 bytes (RFC 7518, section 3.2).",
+        ),
+        key(
+            "secret_file",
+            Text(PATH),
+            Conditional("exactly one of `secret` and `secret_file`"),
+            "The file that holds `secret`.",
+        ),
+        key(
+            "allow_short_secret",
+            Flag,
+            Default("false"),
+            "Accepts a secret of less than 32 bytes, if the relying party gave you one.",
+        ),
+        key(
+            "subject_claim",
+            Text(CLAIM),
+            Required,
+            "The name of the claim that names the user. Its value is `sub` of the request. `exp`, `iat` and `nbf` are refused.",
+        ),
+        table("fixed_claims", &FIXED_CLAIMS),
+        key(
+            "claims",
+            List(CLAIM),
+            Default("[]"),
+            "The names of extra claims that callers may set. The `subject_claim`, the names in `fixed_claims`, `iss`, `sub`, `aud`, \
+             `exp`, `nbf`, `iat` and `jti` are refused.",
+        ),
+        key("kid", Text(HEADER_VALUE), Absent, "The header's `kid`: the id of the secret, if it has one."),
+        key("cty", Text(HEADER_VALUE), Absent, "The header's `cty`, if the relying party requires one."),
+        key(
+            "ttl",
+            Duration { min: "60s", max: "30 days" },
+            Derived("`1h`, or `max_ttl` if that is less"),
+            "The lifetime of a token when the request has no `ttl`.",
+        ),
+        key(
+            "max_ttl",
+            Duration { min: "60s", max: "30 days" },
+            Derived("the value of `ttl`"),
+            "The longest lifetime that a request may ask for.",
+        ),
+    ],
+)
+.with_rules(&[Rule::ExactlyOne(&["secret", "secret_file"])]);
+
+static FIXED_CLAIMS: TableSchema = TableSchema::of_named(
+    "The constant claims of every token of the profile. Callers can't change them. `iss`, `aud` and `sub` may be among them. The \
+     `subject_claim`, `exp`, `iat`, `nbf` and `jti` are refused.",
+    &FIXED_CLAIM,
+)
+.with_names(CLAIM);
+static FIXED_CLAIM: KeySchema = key(
+    "CLAIM",
+    ClaimValue,
+    Absent,
+    "The value of the claim. Numbers keep their digits. A variable of the environment sets a string.",
+);
 
 pub(super) static BUNDLES: TableSchema = TableSchema::of_named("The bundles.", &BUNDLE_ENTRY);
 static BUNDLE_ENTRY: KeySchema = table("NAME", &BUNDLE);

@@ -7,15 +7,17 @@ use crate::doctor::check_spec::{CheckSpec, Requirement};
 use crate::doctor::checks::{assertions, hs256, signatures, tokens};
 
 /// The checks by which a token's signature is verified.
-pub(crate) const SIGNATURE_CHECKS: &[&str] = &["token-signature", "intercom-secret", "incoming-signature"];
+pub(crate) const SIGNATURE_CHECKS: &[&str] =
+    &["token-signature", "intercom-secret", "hs256-secret", "incoming-signature"];
 
 pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "token-kind",
         title: "It is clear what a token is for",
         symptom: "a token is judged by the rules of another kind",
-        question: "Is it an identity token, an assertion, Intercom's, or one of another issuer that this service receives?",
-        fix: "say what it is for: --as identity, --as assertion, --as intercom or --as incoming",
+        question: "Is it an identity token, an assertion, Intercom's, one of an [hs256.NAME], or one of another issuer that this \
+                   service receives?",
+        fix: "say what it is for: --as identity, --as assertion, --as intercom, --as hs256 or --as incoming",
         source: Own,
         online: false,
         requires: Requirement::Token,
@@ -49,7 +51,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         title: "A token is signed by RS256, as its JWK says",
         symptom: "every chat is unverified, or `invalid assertion`",
         question: "Is the token signed with the private key (RS256, RS512), not with a shared secret (HS256)?",
-        fix: "sign with RS256 and the private RSA key; HS256 is Intercom's. `alg` of header and JWK are the same",
+        fix: "sign with RS256 and the private RSA key; HS256 is for Intercom and [hs256.NAME]. `alg` of header and JWK are the same",
         source: Doc,
         online: false,
         requires: Requirement::SalesforceToken,
@@ -174,5 +176,28 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         online: false,
         requires: Requirement::Hs256Token(Hs256Kind::Intercom),
         run: |input| hs256::signed_with_secret(input, Hs256Kind::Intercom),
+    },
+    CheckSpec {
+        id: "hs256",
+        title: "A token of an [hs256.NAME] profile names one user by its subject_claim",
+        symptom: "the chat product refuses the token, or shows another user",
+        question: "Has the token the profile's `subject_claim`, with the id of a signed-in user as text, and is it signed with HS256?",
+        fix: "set the claim to the id of the signed-in user, as text, and make no token for a visitor; compare its name with \
+              `subject_claim` in [hs256.NAME]",
+        source: Own,
+        online: false,
+        requires: Requirement::Hs256Token(Hs256Kind::General),
+        run: |input| hs256::names_user(input, Hs256Kind::General),
+    },
+    CheckSpec {
+        id: "hs256-secret",
+        title: "The secret of an [hs256.NAME] profile made the token",
+        symptom: "the chat product refuses the token",
+        question: "Is it signed with the secret of an [hs256.NAME], and is its `kid` the profile's?",
+        fix: "use the secret and the `kid` that the relying party shows; `secret_file` and `kid` in [hs256.NAME] hold the same",
+        source: Own,
+        online: false,
+        requires: Requirement::Hs256Token(Hs256Kind::General),
+        run: |input| hs256::signed_with_secret(input, Hs256Kind::General),
     },
 ];

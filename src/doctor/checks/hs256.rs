@@ -1,7 +1,7 @@
 //! Checks of tokens that are signed with a shared secret (HS256).
 
 use super::tokens::subject_faults;
-use crate::config::Hs256Kind;
+use crate::config::{Hs256Config, Hs256Kind};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::formatting::escape_and_truncate;
 use crate::doctor::input::CheckInput;
@@ -9,13 +9,22 @@ use crate::json::Json;
 
 /// Checks the user claim, `alg` = HS256, no `crit` and no duplicate members. Warns if there is no `exp`.
 pub(crate) fn names_user(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
-    let (user, party) = (kind.facts().user_claim, kind.facts().relying_party);
+    let party = kind.facts().relying_party;
     input
         .tokens_of(kind)
         .map(|(token, parts, _)| {
             let about = &token.about;
+            let users = input.user_claims(kind, parts);
+            let Some(user) = users.iter().find(|user| parts.has_claim(user)).or_else(|| users.first()) else {
+                let reason =
+                    format!("no profile names the claim of its user: {}", advise_configuration(kind));
+                return Observation::skipped(about, reason);
+            };
             let mut faults = match parts.claim_value(user) {
-                None => vec![format!("has no `{user}`")],
+                None => vec![format!(
+                    "has no {}",
+                    users.iter().map(|user| format!("`{user}`")).collect::<Vec<_>>().join(" or ")
+                )],
                 Some(value) => subject_faults(user, value),
             };
             if parts.header("alg") != Some("HS256") {
@@ -37,30 +46,39 @@ pub(crate) fn names_user(input: &CheckInput<'_>, kind: Hs256Kind) -> Observation
         .collect()
 }
 
-/// Checks that the signature is HMAC-SHA256 with one of the configured secrets.
+/// Checks that the signature is HMAC-SHA256 with one of the configured secrets, and that the header has the `kid` of that secret.
 pub(crate) fn signed_with_secret(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
     let (section, secret) = (kind.facts().section, kind.facts().secret);
-    let profiles: Vec<_> =
-        input.configured.config.into_iter().flat_map(|config| &config.hs256[&kind]).collect();
     input
         .tokens_of(kind)
         .map(|(token, parts, _)| {
             let about = &token.about;
-            if profiles.is_empty() {
-                let reason = format!(
-                    "no {secret} was there to check its signature: give a configuration with [{section}.NAME] (--config)"
-                );
+            if input.configured.hs256(kind).next().is_none() {
+                let reason =
+                    format!("no {secret} was there to check its signature: {}", advise_configuration(kind));
                 return Observation::skipped(about, reason);
             }
             if parts.header("alg") != Some("HS256") {
                 return Observation::skipped(about, "its algorithm isn't HS256");
             }
-            match profiles.iter().find(|(_, profile)| parts.is_signed_with_secret(&profile.secret)) {
-                Some((name, _)) => {
+            let has_kid = |profile: &Hs256Config| {
+                profile.kid.as_deref().is_none_or(|kid| parts.header("kid") == Some(kid))
+            };
+            let makers: Vec<_> = input.makers(kind, parts).collect();
+            match (makers.iter().find(|(_, profile)| has_kid(profile)), makers.first()) {
+                (Some((name, _)), _) => {
                     Observation::pass(about, format!("the secret of {section}.{name} made it"))
                 }
-                None => Observation::fail(about, format!("no {secret} of the configuration made it")),
+                (None, Some((name, _))) => Observation::fail(
+                    about,
+                    format!("the secret of {section}.{name} made it, but its `kid` isn't the profile's"),
+                ),
+                (None, None) => Observation::fail(about, format!("no {secret} of the configuration made it")),
             }
         })
         .collect()
+}
+
+fn advise_configuration(kind: Hs256Kind) -> String {
+    format!("give a configuration with [{}.NAME] (--config)", kind.facts().section)
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tokenmint::sandbox::KeySource;
 
 use super::online::{asking, dateless, good_set, org, played, published, shown};
+use super::tokens::{ZENDESK_SECRET, with_zendesk, zendesk_token};
 use super::{Given, certificate, certificate_of, chain, claims, good_certificate, raw_token, utility_jwk};
 use crate::sandbox::{PAIRS, Publisher, TOKEN};
 
@@ -39,6 +40,16 @@ fn sound_files_from_before_tokenmint_have_no_finding_alone_or_together() {
 fn a_chain_in_its_order_has_no_finding() {
     let (own, next) = (certificate(-1, 730, |_| ()), certificate_of(&PAIRS[1], -1, 730, |_| ()));
     Given::nothing().file("Key1.key", &PAIRS[0].pem).file("Key1.crt", &chain(&[&own, &next])).is_well();
+}
+
+/// The secret tells Zendesk's token from Intercom's, which has the same claim.
+#[test]
+fn a_sound_token_of_an_hs256_profile_has_no_finding() {
+    let claims =
+        json!({"external_id": "42", "user_id": "42", "scope": "user", "exp": super::seconds() + 600});
+    let token = zendesk_token(&claims, "app_1", ZENDESK_SECRET);
+    with_zendesk().token(&token).is_well();
+    with_zendesk().token(&token).with(&["--as", "hs256"]).is_well();
 }
 
 /// Absent values like serializers write them, and a claim that Intercom uses, too.

@@ -29,6 +29,27 @@ fn intercom(claims: &Value) -> Given {
     Given::nothing().token(&symmetric(claims, "a-secret-of-the-messenger-0123456789"))
 }
 
+pub const ZENDESK_SECRET: &str = "zendesk-messaging-secret-0123456789";
+
+/// A configuration with `[hs256.zendesk]`.
+pub fn with_zendesk() -> Given {
+    let profile = format!(
+        "[hs256.zendesk]\nsecret = \"{ZENDESK_SECRET}\"\nsubject_claim = \"external_id\"\nkid = \"app_1\"\n[callers.web]"
+    );
+    Given::configured(&[("[callers.web]", &profile)])
+}
+
+/// A token with this `kid`, made with this secret.
+pub fn zendesk_token(claims: &Value, kid: &str, secret: &str) -> String {
+    let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::HS256) };
+    jsonwebtoken::encode(&header, claims, &EncodingKey::from_secret(secret.as_bytes()).expect("a secret"))
+        .expect("a token")
+}
+
+fn zendesk(claims: &Value) -> Given {
+    with_zendesk().token(&zendesk_token(claims, "app_1", ZENDESK_SECRET))
+}
+
 fn lived(from: i64, seconds: i64) -> Given {
     let issued = super::seconds() + from;
     claiming(&json!({"iat": issued, "exp": issued + seconds}))
@@ -243,6 +264,20 @@ faults! {
         intercom(&json!({"user_id": "42"}));
     an_intercom_token_made_with_another_platform_s_secret: "intercom-secret", fail, "no Messenger API secret",
         Given::configured(&[]).token(&symmetric(&json!({"user_id": "42", "exp": seconds() + 600}), "another"));
+    a_token_of_an_hs256_profile_of_nobody: "hs256", fail, "names nobody",
+        zendesk(&json!({"external_id": "null", "scope": "user", "exp": seconds() + 600}));
+    a_token_of_an_hs256_profile_without_its_user: "hs256", fail, "has no `external_id`",
+        zendesk(&json!({"user_id": "42", "scope": "user", "exp": seconds() + 600}));
+    a_token_of_an_hs256_profile_that_never_expires: "hs256", warn, "has no `exp`",
+        zendesk(&json!({"external_id": "42", "scope": "user"}));
+    a_token_of_an_hs256_profile_made_with_another_secret: "hs256-secret", fail, "no shared secret of the configuration",
+        with_zendesk().token(&zendesk_token(
+            &json!({"external_id": "42", "exp": seconds() + 600}), "app_1", "another-secret-0123456789-0123456789",
+        ));
+    a_token_of_an_hs256_profile_with_the_id_of_another_secret: "hs256-secret", fail, "its `kid` isn't the profile's",
+        with_zendesk().token(&zendesk_token(
+            &json!({"external_id": "42", "exp": seconds() + 600}), "app_2", ZENDESK_SECRET,
+        ));
     an_assertion_for_the_token_endpoint_and_not_its_host: "audience", fail, "the address of the token endpoint",
         Given::nothing()
             .token(&assertion(&json!({"aud": "https://acme.my.salesforce.com/services/oauth2/token"})))

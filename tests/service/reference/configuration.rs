@@ -75,6 +75,7 @@ fn a_value_of_another_type_is_refused() {
         let wrong = match key.kind {
             ValueKind::Count { .. } | ValueKind::UserId | ValueKind::Flag => "\"x\"",
             ValueKind::Size { .. } => "true",
+            ValueKind::ClaimValue => "1979-05-27",
             _ => "1",
         };
         let name = if key.name == "ENTRY" { "entry" } else { key.name };
@@ -168,7 +169,7 @@ fn example() -> BTreeMap<(String, String), (String, String)> {
             let (table, key) = match key {
                 _ if table == "bundles.NAME" => (table.clone(), "ENTRY"),
                 // An inline table.
-                "jwt_claims" => (format!("{table}.{key}"), "CLAIM"),
+                "jwt_claims" | "fixed_claims" => (format!("{table}.{key}"), "CLAIM"),
                 _ => (table.clone(), key),
             };
             found.entry((table, key.to_owned())).or_insert_with(|| (line.to_owned(), before.to_owned()));

@@ -43,6 +43,7 @@ fn type_words(kind: &ValueKind) -> String {
         ValueKind::UserId => "number of a Unix user".to_owned(),
         ValueKind::Flag => "`true` or `false`".to_owned(),
         ValueKind::Moment => "date with time and offset".to_owned(),
+        ValueKind::ClaimValue => "string, number, `true` or `false`, list or table".to_owned(),
     }
 }
 

@@ -36,7 +36,7 @@ macro_rules! info_of_token {
             request_id = $authenticated.scope.id(),
             trace_id = $authenticated.scope.trace_id(),
             caller = $authenticated.caller.name.as_str(),
-            credential = $authenticated.credential,
+            credential = $authenticated.credential.as_str(),
             profile = $profile.as_str(),
             $($fields)+
         )

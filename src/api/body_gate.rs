@@ -1,6 +1,6 @@
 //! Backpressure for request bodies: delays reading a body from the socket until a handler reads it. So a request without a valid
-//! credential is rejected from its head alone. At the token endpoint it isn't, because the form may have the credential. The only
-//! bytes of a rejected request's body that were read are those that arrived together with the head.
+//! credential is rejected from its head alone, and its body costs nothing but the bytes that arrived together with the head. The
+//! token endpoint is an exception: it reads the body first, because the form may have the credential.
 //!
 //! A response that is sent before the whole body was read closes the connection. Otherwise the rest of the body would be
 //! parsed as the next request.

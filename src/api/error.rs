@@ -23,7 +23,7 @@ pub(crate) enum ApiError {
     InvalidClient,
     /// The client certificate expired after the connection was made.
     CertificateExpired,
-    /// Several `Authorization` headers.
+    /// Several `Authorization` headers, or at the token endpoint several ways of authentication.
     MultipleCredentials,
     Denied {
         denied: Denied,
@@ -32,9 +32,9 @@ pub(crate) enum ApiError {
     InvalidField(InvalidField),
     /// The grant type of a request to the token endpoint isn't supported.
     UnsupportedGrantType,
-    /// A request to the token endpoint names scopes.
-    InvalidScope,
-    /// No token for this audience, a profile, can be had by token exchange (RFC 8693, section 2.2.2).
+    /// A request to the token endpoint names scopes. The message says why it can't.
+    InvalidScope(&'static str),
+    /// The caller can't get a token of the profile that `audience` names (RFC 8693, section 2.2.2).
     InvalidTarget(Denied),
     /// The request violates HTTP, or uses a part of it that tokenmint doesn't accept. The message says what to send instead.
     Malformed(&'static str),
@@ -205,11 +205,7 @@ impl ApiError {
                 "unsupported_grant_type",
                 "set `grant_type` to client_credentials, or to urn:ietf:params:oauth:grant-type:token-exchange",
             ),
-            Self::InvalidScope => error_response(
-                S::BAD_REQUEST,
-                "invalid_scope",
-                "leave `scope` out: the settings of the app in Salesforce decide the scopes of an access token",
-            ),
+            Self::InvalidScope(why) => error_response(S::BAD_REQUEST, "invalid_scope", why),
             Self::InvalidTarget(denied) => ErrorResponse {
                 field: Some("audience".to_owned()),
                 ..error_response(S::BAD_REQUEST, "invalid_target", &denied.to_string())
@@ -317,28 +313,42 @@ impl ApiError {
     /// Like [`error_response`](Self::error_response), with the codes and statuses of RFC 6749, section 5.2. Errors that the RFC
     /// doesn't know, for example of a rate limit, stay as they are.
     pub(super) fn token_endpoint_response(self) -> ErrorResponse {
+        let description = match &self {
+            Self::InvalidClient => Some(
+                "send the caller's name as `client_id` and its API key as `client_secret`, by HTTP Basic or in the form, or the JWT of its \
+                 platform as `client_assertion`; tokenmint's log says why a JWT was refused",
+            ),
+            Self::MultipleCredentials => Some(
+                "authenticate in one way: one Authorization header, or `client_secret`, or `client_assertion`",
+            ),
+            _ => None,
+        };
         let is_subject_denied = matches!(self, Self::Denied { denied: Denied::Subject, .. });
         let mut answer = self.error_response();
         answer.challenge = Challenge::Basic;
-        match answer.status {
-            StatusCode::FORBIDDEN => {
-                answer.status = StatusCode::BAD_REQUEST;
-                // RFC 8693, section 2.2.2: a subject that the policy refuses is an invalid request.
-                answer.error = if is_subject_denied { "invalid_request" } else { "unauthorized_client" };
-            }
-            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-                answer.status = StatusCode::BAD_REQUEST;
-                answer.error = "invalid_request";
-            }
-            StatusCode::UNAUTHORIZED => {
-                "send the caller's name as `client_id` and its API key as `client_secret`, by HTTP Basic or in the form, or the JWT \
-                 of its platform as `client_assertion`; tokenmint's log says why a JWT was refused"
-                    .clone_into(&mut answer.description);
-            }
-            _ => {}
+        if answer.status == StatusCode::FORBIDDEN {
+            answer.status = StatusCode::BAD_REQUEST;
+            // RFC 8693, section 2.2.2: a subject that the policy refuses is an invalid request.
+            answer.error = if is_subject_denied { "invalid_request" } else { "unauthorized_client" };
         }
+        if answer.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            answer.status = StatusCode::BAD_REQUEST;
+            answer.error = "invalid_request";
+        }
+        answer.description = to_rfc_6749_text(description.unwrap_or(&answer.description));
         answer
     }
+}
+
+/// Replaces the characters that `error_description` can't have (RFC 6749, section 5.2).
+fn to_rfc_6749_text(description: &str) -> String {
+    let replaced = |c: char| match c {
+        '"' => '\'',
+        '\\' => '/',
+        ' '..='~' => c,
+        _ => '?',
+    };
+    description.replace('…', "...").chars().map(replaced).collect()
 }
 
 /// `wait` in seconds for `Retry-After`, at least 1. Rounded up, so that a client that obeys doesn't come too early.

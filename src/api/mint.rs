@@ -15,7 +15,7 @@ use super::authorization::{AccessRequest, authorize, requested_subject};
 use super::content_negotiation::ResponseFormat;
 use super::request::{AuthenticatedCaller, RequestFields};
 use super::{ApiError, AppState, SharedState};
-use crate::callers::Grant;
+use crate::callers::{Grant, RequestedSubject};
 use crate::clock::UnixTime;
 use crate::config::Hs256Kind;
 use crate::tokens::{Assertion, Claims, GRANT_TYPE, IdentityProfile, Lifetime, MintedToken};
@@ -31,21 +31,23 @@ pub(super) async fn identity_token(
     let grant = authenticated.caller.identity.select(fields.string("profile")?.as_deref())?;
     let lifetime = grant.lifetime(fields.seconds("ttl")?)?;
     let claims = grant.claims(fields.object("claims")?)?;
-    let request = AccessRequest { grant, subject: Some(("sub", &requested)), mints: true };
-    let minted = mint_identity_token(&state, &authenticated, &request, lifetime, &claims).await?;
+    let subject = ("sub", &requested);
+    let minted = mint_identity_token(&state, &authenticated, grant, subject, lifetime, &claims).await?;
     Ok(token_response(format, &minted))
 }
 
-/// Has an identity token authorized, mints it, and writes the audit line.
+/// Has an identity token authorized, mints it, and writes the audit line. `subject` comes with the name of its field.
 pub(super) async fn mint_identity_token(
     state: &AppState,
     authenticated: &AuthenticatedCaller,
-    request: &AccessRequest<'_, Grant<IdentityProfile>>,
+    grant: &Grant<IdentityProfile>,
+    subject: (&'static str, &RequestedSubject),
     lifetime: Lifetime,
     claims: &Claims,
 ) -> Result<MintedToken, ApiError> {
-    let (_, requested) = request.subject.expect("a request for an identity token has a subject");
-    let authorized = authorize(state, authenticated, request)?;
+    let (_, requested) = subject;
+    let request = AccessRequest { grant, subject: Some(subject), mints: true };
+    let authorized = authorize(state, authenticated, &request)?;
     let now = state.clock.now();
     let lifetime = requested.limit_lifetime(lifetime, now)?;
     let signing = authenticated.trace().child_span("sign");
@@ -176,7 +178,7 @@ fn format_response<T: Serialize>(
     no_store_response(media, body)
 }
 
-/// Builds a response that contains a token, so no cache may store it (RFC 6749, section 5.1). It has no `ETag`: a page that
+/// Builds a response that no cache may store (RFC 6749, section 5.1), usually because it contains a token. It has no `ETag`: a page that
 /// got 304 would keep using an expired token.
 pub(super) fn no_store_response(media: &'static str, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));

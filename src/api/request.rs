@@ -1,4 +1,4 @@
-//! The axum extractors: the authenticated caller, the response format, and the fields of the JSON body.
+//! Reads requests: the authenticated caller, the response format, and the fields of the JSON body.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::content_negotiation::ResponseFormat;
 use super::middleware::RequestScope;
 use super::request_body::{JSON, read_body};
 use super::{ApiError, AppState, RequestContext, SharedState};
-use crate::callers::{BearerLookup, Caller, JWT_CREDENTIAL, JwtError};
+use crate::callers::{BearerLookup, Caller, Credential, JwtError};
 use crate::config::Name;
 use crate::json::{Json, Members};
 use crate::tokens::InvalidField;
@@ -21,8 +21,8 @@ use crate::traces::{SpanAttribute, Trace};
 /// The authenticated caller of a request.
 pub(super) struct AuthenticatedCaller {
     pub(crate) caller: Arc<Caller>,
-    /// How the caller authenticated, for the audit line: `api_key`, `jwt` or `connection`.
-    pub(crate) credential: &'static str,
+    /// How the caller authenticated, for the audit line.
+    pub(crate) credential: Credential,
     pub(crate) scope: RequestScope,
 }
 
@@ -53,13 +53,13 @@ impl AuthenticatedCaller {
             return Err(ApiError::MultipleCredentials);
         }
         if let Some(header) = header {
-            let credential = bearer(header).ok_or(ApiError::InvalidClient)?;
-            let (how, caller) = authenticate_bearer(state, credential, scope_of(parts)).await?;
-            return Ok(Self::new(parts, how, caller));
+            let credential = credentials_of(header, "bearer").ok_or(ApiError::InvalidClient)?;
+            let (kind, caller) = authenticate_bearer(state, credential, scope_of(parts)).await?;
+            return Ok(Self::new(parts, kind, caller));
         }
         let peer = parts.extensions.get::<RequestContext>().and_then(|context| context.peer.as_ref());
         let caller = peer.and_then(|peer| state.snapshot.load().callers.by_peer(peer).cloned());
-        Ok(Self::new(parts, "connection", caller.ok_or(ApiError::InvalidClient)?))
+        Ok(Self::new(parts, Credential::Connection, caller.ok_or(ApiError::InvalidClient)?))
     }
 
     /// Authenticates the caller by the JWT of its platform.
@@ -72,15 +72,18 @@ impl AuthenticatedCaller {
         jwt: &SecretString,
     ) -> Result<Self, ApiError> {
         let credential = jwt.expose_secret().as_bytes();
-        let (how, caller) = authenticate_bearer(state, credential, scope_of(parts)).await?;
-        if how == JWT_CREDENTIAL { Ok(Self::new(parts, how, caller)) } else { Err(ApiError::InvalidClient) }
+        match authenticate_bearer(state, credential, scope_of(parts)).await? {
+            (Credential::Jwt, caller) => Ok(Self::new(parts, Credential::Jwt, caller)),
+            // An API key is no JWT.
+            _ => Err(ApiError::InvalidClient),
+        }
     }
 
-    /// The caller of a request, found by the credential `how`.
-    pub(super) fn new(parts: &Parts, how: &'static str, caller: Arc<Caller>) -> Self {
+    /// The caller of a request, found by this kind of credential.
+    pub(super) fn new(parts: &Parts, credential: Credential, caller: Arc<Caller>) -> Self {
         let scope = scope_of(parts).clone();
         scope.trace().set_attribute(SpanAttribute::Caller(&caller.name));
-        Self { caller, credential: how, scope }
+        Self { caller, credential, scope }
     }
 
     /// The trace of the request.
@@ -99,17 +102,17 @@ async fn authenticate_bearer(
     state: &SharedState,
     credential: &[u8],
     scope: &RequestScope,
-) -> Result<(&'static str, Arc<Caller>), ApiError> {
+) -> Result<(Credential, Arc<Caller>), ApiError> {
     let now = state.clock.now();
     let digest = match state.snapshot.load().callers.find_bearer(credential, now) {
-        BearerLookup::Caller(how, caller) => return Ok((how, caller.clone())),
+        BearerLookup::Caller(kind, caller) => return Ok((kind, caller.clone())),
         BearerLookup::UnverifiedJwt(digest) => digest,
         BearerLookup::Unknown => return Err(ApiError::InvalidClient),
     };
     // Verification may wait for keys, so it holds the snapshot itself and not a guard.
     let snapshot = state.snapshot.load_full();
     match snapshot.callers.by_jwt(credential, digest, &*state.clock).await {
-        Ok((how, caller)) => Ok((how, caller.clone())),
+        Ok(caller) => Ok((Credential::Jwt, caller.clone())),
         Err(error) => {
             if let JwtError::Refused { issuer, refusal } = &error
                 && snapshot.callers.may_log_refused_jwt(issuer.as_ref(), state.clock.monotonic())
@@ -132,10 +135,11 @@ async fn authenticate_bearer(
 #[derive(Clone)]
 struct KnownCaller(Arc<Caller>);
 
-/// The token of `Authorization: Bearer TOKEN` (RFC 6750, section 2.1).
-fn bearer(header: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, token) = header.as_bytes().split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+/// The credentials of an `Authorization` header with this scheme, whose name has any case (RFC 9110, section 11.4).
+pub(super) fn credentials_of<'a>(header: &'a HeaderValue, scheme: &str) -> Option<&'a [u8]> {
+    let (name, credentials) = header.as_bytes().split_at_checked(scheme.len())?;
+    let credentials = credentials.strip_prefix(b" ")?;
+    name.eq_ignore_ascii_case(scheme.as_bytes()).then_some(credentials)
 }
 
 impl FromRequestParts<SharedState> for ResponseFormat {

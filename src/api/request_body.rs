@@ -16,24 +16,29 @@ pub(super) struct MediaType {
     send_one: &'static str,
     /// For another media type.
     send_this: &'static str,
+    /// Whether a parameter `charset` means anything. A form is ASCII, and its percent-encoded bytes are UTF-8, whatever the
+    /// parameter says.
+    has_charset: bool,
 }
 
 pub(super) static JSON: MediaType = MediaType {
     name: "application/json",
     send_one: "send the body as JSON, with one header `Content-Type: application/json`",
     send_this: "send the body as JSON, with `Content-Type: application/json`",
+    has_charset: true,
 };
 
 pub(super) static FORM: MediaType = MediaType {
     name: "application/x-www-form-urlencoded",
     send_one: "send the body as a form, with one header `Content-Type: application/x-www-form-urlencoded`",
     send_this: "send the body as a form, with `Content-Type: application/x-www-form-urlencoded`",
+    has_charset: false,
 };
 
 /// Reads the body of a request.
 ///
 /// # Errors
-/// It isn't declared as `media`, is larger than `limits.body`, or doesn't arrive in time.
+/// It isn't declared as `media`, is larger than `limits.body`, incomplete, or doesn't arrive in time.
 pub(super) async fn read_body(
     parts: &Parts,
     body: Body,
@@ -62,7 +67,7 @@ pub(super) async fn read_body(
 }
 
 impl MediaType {
-    /// Checks that the body is declared as this type, uncompressed, and in UTF-8 if it names a charset.
+    /// Checks that the body is declared as this type, uncompressed, and in UTF-8 if the type has a charset and names one.
     fn check(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let unsupported = |what| Err(ApiError::UnsupportedMediaType(what));
         if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
@@ -78,7 +83,7 @@ impl MediaType {
             let charset = parameter.get(..8).filter(|name| name.eq_ignore_ascii_case("charset="));
             charset.is_some() && !parameter[8..].trim_matches('"').eq_ignore_ascii_case("utf-8")
         };
-        if parts.any(is_another_charset) {
+        if self.has_charset && parts.any(is_another_charset) {
             return unsupported(
                 "send the body in UTF-8: leave the parameter `charset` of Content-Type out, or say `charset=utf-8`",
             );

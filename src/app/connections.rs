@@ -306,7 +306,32 @@ impl Drop for ConnectionPermit {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use axum::body::Bytes;
+    use futures_util::poll;
+    use http_body_util::BodyExt as _;
+    use hyper::body::{Body, Frame};
+
     use super::*;
+    use crate::api::GatedBody;
+
+    /// A body whose next bytes never arrive.
+    struct Unfinished;
+
+    impl Body for Unfinished {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
 
     fn connections(limit: usize) -> Arc<Connections> {
         let open_gauge = IntGauge::new("open", "open").expect("a gauge");
@@ -382,11 +407,14 @@ mod tests {
                 permit.connection.set_partial_head(0);
                 permit.connection.charge(HYPER_BYTES);
             }
-            // A part of a body.
+            // A part of a body, for whose rest the handler waits.
             if n % 3 == 1 {
+                permit.connection.set_partial_head(0);
+                permit.connection.start_request();
                 permit.connection.mark_head_checked(true);
+                let mut body = GatedBody::new(Unfinished, permit.connection.body_gate.clone());
+                assert!(poll!(body.frame()).is_pending());
                 permit.connection.charge_body(16 << 10);
-                permit.connection.start_response();
             }
             assert!(connections.bytes() <= 10_000 * BUDGET_BYTES_PER_CONNECTION);
             open.push(permit);

@@ -41,8 +41,25 @@ use crate::issuers::Issuers;
 use crate::metrics::Metrics;
 use crate::tokens::{Hs256Profile, IdentityProfile, OauthProfile, Profiles, Subject};
 
-/// How a caller with a JWT authenticated, for the audit line.
-pub(crate) const JWT_CREDENTIAL: &str = "jwt";
+/// How a caller authenticated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Credential {
+    ApiKey,
+    Jwt,
+    /// By a client certificate or a Unix user.
+    Connection,
+}
+
+impl Credential {
+    /// The value of `credential` in audit lines.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::ApiKey => "api_key",
+            Self::Jwt => "jwt",
+            Self::Connection => "connection",
+        }
+    }
+}
 
 /// All callers of a configuration, with their credentials.
 pub struct Callers {
@@ -54,7 +71,7 @@ pub struct Callers {
 /// The result of looking up a Bearer credential.
 pub(crate) enum BearerLookup<'a> {
     /// How the caller authenticated, and the caller.
-    Caller(&'static str, &'a Arc<Caller>),
+    Caller(Credential, &'a Arc<Caller>),
     /// A JWT that must be verified. The value is its SHA-256.
     UnverifiedJwt([u8; 32]),
     Unknown,
@@ -142,10 +159,10 @@ impl Callers {
     pub(crate) fn find_bearer(&self, credential: &[u8], now: UnixTime) -> BearerLookup<'_> {
         let digest = sha256(credential);
         if let Some(index) = self.credentials.by_api_key_digest(&digest) {
-            return BearerLookup::Caller("api_key", self.caller(index));
+            return BearerLookup::Caller(Credential::ApiKey, self.caller(index));
         }
         match self.jwts.find_verified(&digest, now) {
-            Some(index) => BearerLookup::Caller(JWT_CREDENTIAL, self.caller(index)),
+            Some(index) => BearerLookup::Caller(Credential::Jwt, self.caller(index)),
             None if self.jwts.is_jwt(credential) => BearerLookup::UnverifiedJwt(digest),
             None => BearerLookup::Unknown,
         }
@@ -160,9 +177,8 @@ impl Callers {
         jwt: &[u8],
         digest: [u8; 32],
         clock: &dyn Clock,
-    ) -> Result<(&'static str, &Arc<Caller>), JwtError> {
-        let index = self.jwts.authenticate(jwt, digest, clock).await?;
-        Ok((JWT_CREDENTIAL, self.caller(index)))
+    ) -> Result<&Arc<Caller>, JwtError> {
+        self.jwts.authenticate(jwt, digest, clock).await.map(|index| self.caller(index))
     }
 
     /// Whether a refused JWT of this issuer, or of none, may be logged at the monotonic time `now`.

@@ -3,7 +3,7 @@
 //! A client whose session ended requests a new token at the token endpoint, and doesn't say why. Without a check it would get
 //! the same token again until that expires. Salesforce says whether it accepts a token at `/services/oauth2/userinfo`, which
 //! doesn't count as a login. One result serves all requests for `check_session`, and concurrent requests share one check
-//! (single-flight). So the checks of a token are at most one in that time, however many clients there are.
+//! (single-flight). So a token is checked at most once in that time, however many clients there are.
 //!
 //! A session that has ended is reported like a `rejected_token`, so the same limits apply. Without a clear answer the token
 //! counts as valid: an outage of Salesforce must not cause logins.
@@ -57,7 +57,8 @@ impl ReadThroughCache {
     }
 }
 
-/// The user info endpoint of the token's org. `None` for a messaging token, which has none.
+/// The user info endpoint of the token's org. `None` for a messaging token, which has none. The response's validation ensures that
+/// `instance_url` is an origin.
 fn user_info_url(token: &AccessToken) -> Option<Url> {
     match &token.metadata {
         TokenMetadata::Oauth { instance_url, .. } => {

@@ -29,7 +29,7 @@ def test_a_generated_client_mints_a_token_with_claims_of_each_json_kind(client, 
     if client.build:
         shell(client, client.build)
     if not client.run:
-        return
+        pytest.skip(f"{client.language} was generated; nothing here can run it")
     printed = shell(client, client.run, TOKENMINT_URL=service.url, TOKENMINT_API_KEY=service.deployment.api_key)
     answer = json.loads(printed)
     token = answer.pop("token")
@@ -84,4 +84,3 @@ def test_the_code_of_the_page_is_in_the_programs():
 
 def test_the_programs_are_those_of_the_list():
     assert {path.name for path in PROGRAMS.iterdir()} == {client.program for client in CLIENTS if client.program}
-    assert (INSTALLED / "stamp").exists()

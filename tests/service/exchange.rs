@@ -98,7 +98,7 @@ impl Fake {
         self.0.asked.load(Ordering::SeqCst)
     }
 
-    /// Sets the answer to checks of sessions.
+    /// Sets the answer to checks of sessions. They hang if the status is 0.
     pub fn answer_checks(&self, status: u16, body: &'static str) {
         *self.0.session.lock().expect("not poisoned") = (status, body);
     }
@@ -123,6 +123,9 @@ impl Fake {
         if request.uri().path() == "/services/oauth2/userinfo" {
             self.0.checked.fetch_add(1, Ordering::SeqCst);
             let (status, body) = *self.0.session.lock().expect("not poisoned");
+            if status == 0 {
+                std::future::pending::<()>().await;
+            }
             return (StatusCode::from_u16(status).expect("a status"), body).into_response();
         }
         let exchange = request.method() == "POST";

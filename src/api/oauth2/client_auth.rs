@@ -11,16 +11,15 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
-use super::super::request::AuthenticatedCaller;
+use super::super::request::{AuthenticatedCaller, credentials_of};
 use super::super::{ApiError, AppState, SharedState};
 use super::form::{self, FormFields};
-use crate::callers::Caller;
+use crate::callers::{Caller, Credential};
 use crate::tokens::InvalidField;
 
 /// RFC 7523, section 2.2.
@@ -35,30 +34,35 @@ pub(super) async fn authenticate_client(
     form: &mut FormFields,
     state: &SharedState,
 ) -> Result<AuthenticatedCaller, ApiError> {
-    let header = parts.headers.get(AUTHORIZATION);
-    let methods = [header.is_some(), form.contains("client_secret"), form.contains("client_assertion")];
-    if methods.into_iter().filter(|is_used| *is_used).count() > 1 {
+    let headers = parts.headers.get_all(AUTHORIZATION).iter().count();
+    let in_form =
+        ["client_secret", "client_assertion"].into_iter().filter(|name| form.contains(name)).count();
+    if headers + in_form > 1 {
         return Err(ApiError::MultipleCredentials);
     }
+    // A type without an assertion would be a request that means something else than it says.
+    if form.contains("client_assertion_type") && !form.contains("client_assertion") {
+        return Err(InvalidField::new("client_assertion", "is missing").into());
+    }
+    let basic = parts.headers.get(AUTHORIZATION).and_then(|header| credentials_of(header, "basic"));
     let client_id = form.text("client_id");
-    let authenticated = if let Some(basic) = header.and_then(BasicCredentials::from_header) {
-        let caller = basic?.iter().find_map(|credentials| credentials.find_caller(state));
-        AuthenticatedCaller::new(parts, "api_key", caller.ok_or(ApiError::InvalidClient)?)
+    let authenticated = if let Some(basic) = basic {
+        let readings = BasicCredentials::readings(basic).ok_or(ApiError::InvalidClient)?;
+        let caller =
+            readings.iter().find_map(|BasicCredentials { name, api_key }| by_api_key(state, name, api_key));
+        AuthenticatedCaller::new(parts, Credential::ApiKey, caller.ok_or(ApiError::InvalidClient)?)
     } else if let Some(api_key) = form.secret("client_secret") {
         let Some(name) = &client_id else {
             return Err(InvalidField::new("client_id", "is missing: send the caller's name").into());
         };
         let caller = by_api_key(state, name, &api_key).ok_or(ApiError::InvalidClient)?;
-        AuthenticatedCaller::new(parts, "api_key", caller)
+        AuthenticatedCaller::new(parts, Credential::ApiKey, caller)
     } else if let Some(jwt) = form.secret("client_assertion") {
         form.required_one_of("client_assertion_type", &[JWT_BEARER])?;
         AuthenticatedCaller::by_jwt(parts, state, &jwt).await?
     } else {
         AuthenticatedCaller::by_bearer_or_connection(parts, state).await?
     };
-    if form.contains("client_assertion_type") {
-        return Err(InvalidField::new("client_assertion", "is missing").into());
-    }
     if client_id.is_some_and(|client_id| client_id != authenticated.caller.name.as_str()) {
         return Err(ApiError::InvalidClient);
     }
@@ -79,26 +83,16 @@ struct BasicCredentials {
 }
 
 impl BasicCredentials {
-    /// The two meanings that `Authorization: Basic` may have: percent-decoded, which RFC 6749, section 2.3.1, asks for, and as it
-    /// is, because many clients don't encode it. `None` for another scheme.
-    fn from_header(header: &HeaderValue) -> Option<Result<[Self; 2], ApiError>> {
-        let (scheme, credentials) = header.as_bytes().split_at_checked(6)?;
-        scheme
-            .eq_ignore_ascii_case(b"basic ")
-            .then(|| Self::decode(credentials).ok_or(ApiError::InvalidClient))
-    }
-
-    fn decode(credentials: &[u8]) -> Option<[Self; 2]> {
+    /// Returns the two readings of the credentials of `Authorization: Basic`. The first is as they are, because many clients don't
+    /// encode them. The second is percent-decoded, which RFC 6749, section 2.3.1, asks for. `None` if they aren't base64 of a
+    /// name, a colon and an API key.
+    fn readings(credentials: &[u8]) -> Option<Vec<Self>> {
         let decoded = Zeroizing::new(STANDARD.decode(credentials.trim_ascii()).ok()?);
         let (name, api_key) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-        let unescaped = |text: &str| form::decode(text.as_bytes()).unwrap_or_default();
-        Some([
-            Self { name: unescaped(name), api_key: unescaped(api_key).into() },
-            Self { name: name.to_owned(), api_key: api_key.into() },
-        ])
-    }
-
-    fn find_caller(&self, state: &AppState) -> Option<Arc<Caller>> {
-        by_api_key(state, &self.name, &self.api_key)
+        let mut readings = vec![Self { name: name.to_owned(), api_key: api_key.into() }];
+        if let (Ok(name), Ok(api_key)) = (form::decode(name.as_bytes()), form::decode(api_key.as_bytes())) {
+            readings.push(Self { name: name.as_str().to_owned(), api_key: api_key.as_str().into() });
+        }
+        Some(readings)
     }
 }

@@ -1,8 +1,12 @@
-//! The form body of the token endpoint (RFC 6749, section 3.2 and appendix B). It is parsed as strictly as the JSON bodies of
-//! the other endpoints: each parameter at most once, no unknown one, and valid UTF-8.
+//! The form body of the token endpoint (RFC 6749, appendix B). It is parsed as strictly as the JSON bodies of the other endpoints:
+//! each parameter at most once, no unknown one, and valid UTF-8.
+//!
+//! RFC 6749, section 3.2, says that unknown parameters are ignored. Here they are refused on purpose: a misspelt parameter would
+//! change the meaning of a request without a word.
 
 use percent_encoding::percent_decode;
 use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::Zeroizing;
 
 use super::super::ApiError;
 use crate::tokens::InvalidField;
@@ -10,20 +14,26 @@ use crate::tokens::InvalidField;
 /// The longest name of a parameter that an error repeats, in bytes.
 const MAX_QUOTED_NAME: usize = 64;
 
-/// The parameters of a form. Each accessor removes a parameter. All values are treated as secrets, because some are.
+/// The largest number of parameters. No grant has that many.
+const MAX_PARAMETERS: usize = 32;
+
+/// The parameters of a form. Each accessor removes a parameter. Every value is a [`SecretString`], because some are secrets.
 pub(super) struct FormFields(Vec<(String, SecretString)>);
 
 impl FormFields {
-    /// Parses a form. Parameters without a value count as omitted (RFC 6749, section 3.1).
+    /// Parses a form. Parameters without a value count as omitted (RFC 6749, section 3.2).
     ///
     /// # Errors
-    /// A parameter is given twice, or is no percent-encoded UTF-8.
+    /// A parameter is given twice, or is no percent-encoded UTF-8, or there are more than 32.
     pub(super) fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let mut parameters = Vec::new();
         for pair in body.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let mut parts = pair.splitn(2, |byte| *byte == b'=');
-            let name = decode(parts.next().unwrap_or_default())?;
-            let value = SecretString::from(decode(parts.next().unwrap_or_default())?);
+            let name = decode(parts.next().unwrap_or_default())?.as_str().to_owned();
+            let value = SecretString::from(decode(parts.next().unwrap_or_default())?.as_str());
+            if parameters.len() == MAX_PARAMETERS {
+                return Err(ApiError::Malformed("send fewer parameters: there are more than 32"));
+            }
             if parameters.iter().any(|(other, _)| *other == name) {
                 return Err(InvalidField::new(quotable(&name), "is given twice").into());
             }
@@ -81,23 +91,30 @@ impl FormFields {
 ///
 /// # Errors
 /// A `%` begins no digits, or the result isn't UTF-8.
-pub(super) fn decode(encoded: &[u8]) -> Result<String, ApiError> {
+pub(super) fn decode(encoded: &[u8]) -> Result<Zeroizing<String>, ApiError> {
     const NOT_A_FORM: ApiError = ApiError::Malformed(
         "send the parameters percent-encoded, in UTF-8: write `%` as %25, and a byte as `%` with two hexadecimal digits",
     );
-    let is_escape = |rest: &[u8]| rest.iter().take(2).filter(|byte| byte.is_ascii_hexdigit()).count() == 2;
+    let is_escape =
+        |rest: &[u8]| matches!(rest, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
     let mut escapes = encoded.iter().enumerate().filter(|(_, byte)| **byte == b'%');
     if !escapes.all(|(at, _)| is_escape(&encoded[at + 1..])) {
         return Err(NOT_A_FORM);
     }
-    let spaced: Vec<u8> = encoded.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-    percent_decode(&spaced).decode_utf8().map(String::from).map_err(|_| NOT_A_FORM)
+    let mut decoded = Zeroizing::new(Vec::with_capacity(encoded.len()));
+    // In this order, because an encoded `+` is no space.
+    for part in encoded.split_inclusive(|byte| *byte == b'+') {
+        let (text, plus) = part.strip_suffix(b"+").map_or((part, None), |text| (text, Some(b' ')));
+        decoded.extend(percent_decode(text).chain(plus));
+    }
+    String::from_utf8(std::mem::take(&mut *decoded)).map(Zeroizing::new).map_err(|_| NOT_A_FORM)
 }
 
 /// The name of a parameter as an error quotes it. What may be a misplaced secret isn't repeated.
 fn quotable(name: &str) -> &str {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
-    if name.len() <= MAX_QUOTED_NAME && name.bytes().all(is_plain) { name } else { "a parameter" }
+    let fits = (1..=MAX_QUOTED_NAME).contains(&name.len());
+    if fits && name.bytes().all(is_plain) { name } else { "a parameter" }
 }
 
 #[cfg(test)]

@@ -56,9 +56,6 @@ pub(super) async fn token(State(state): State<SharedState>, request: Request) ->
     let authenticated = authenticate_client(&parts, &mut form, &state).await?;
     check_rate_limit(&authenticated.caller, &state)?;
     let grant_type = form.required("grant_type")?;
-    if form.contains("scope") {
-        return Err(ApiError::InvalidScope);
-    }
     match grant_type.expose_secret() {
         CLIENT_CREDENTIALS => client_credentials(&state, &authenticated, form).await,
         TOKEN_EXCHANGE => token_exchange(&state, &authenticated, form).await,
@@ -71,6 +68,11 @@ async fn client_credentials(
     authenticated: &AuthenticatedCaller,
     form: FormFields,
 ) -> Result<Response, ApiError> {
+    if form.contains("scope") {
+        let message =
+            "leave `scope` out: the settings of the app in Salesforce decide the scopes of an access token";
+        return Err(ApiError::InvalidScope(message));
+    }
     let mut form = form.allow_only(&["profile", "rejected_token"])?;
     let grant = authenticated.caller.oauth.select(form.text("profile").as_deref())?;
     let rejected = form.secret("rejected_token");
@@ -88,6 +90,9 @@ async fn token_exchange(
     authenticated: &AuthenticatedCaller,
     form: FormFields,
 ) -> Result<Response, ApiError> {
+    if form.contains("scope") {
+        return Err(ApiError::InvalidScope("leave `scope` out: an identity token has no scopes"));
+    }
     let known = ["subject_token", "subject_token_type", "requested_token_type", "audience"];
     let mut form = form.allow_only(&known)?;
     let subject_token = form.required("subject_token")?;
@@ -102,8 +107,8 @@ async fn token_exchange(
         denied => ApiError::InvalidTarget(denied),
     })?;
     let (lifetime, claims) = (grant.lifetime(None)?, grant.claims(Vec::new())?);
-    let request = AccessRequest { grant, subject: Some(("subject_token", &requested)), mints: true };
-    let minted = mint_identity_token(state, authenticated, &request, lifetime, &claims).await?;
+    let subject = ("subject_token", &requested);
+    let minted = mint_identity_token(state, authenticated, grant, subject, lifetime, &claims).await?;
     Ok(token_exchange_response(&minted))
 }
 

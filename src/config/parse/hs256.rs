@@ -15,7 +15,7 @@ use crate::json::{Json, JsonNumber, Members};
 /// The output length of HMAC-SHA256, the minimum for HS256 keys (RFC 7518, section 3.2).
 pub(super) const MIN_HS256_SECRET_BYTES: usize = 32;
 
-/// The claims that come from `ttl` and the clock (RFC 7519, sections 4.1.4 to 4.1.6).
+/// The claims that are times (RFC 7519, sections 4.1.4 to 4.1.6). tokenmint sets `exp` and `iat`.
 const TIME_CLAIMS: &[&str] = &["exp", "iat", "nbf"];
 
 /// The longest `kid` and `cty`, in bytes.
@@ -101,7 +101,7 @@ fn parse_subject_claim(section: &Section<'_>) -> Option<String> {
         let name = parse_string(node)?;
         validate_text(&name, LONGEST_CLAIM_NAME)?;
         if is_one_of(TIME_CLAIMS, &name) {
-            return Err(format!("must not be `{}`, a time that tokenmint sets", *name));
+            return Err(format!("must not be `{}`, which is a time", *name));
         }
         Ok(name.to_string())
     };
@@ -138,7 +138,9 @@ fn parse_fixed_claims(section: &Section<'_>, subject_claim: Option<&str>) -> Mem
 fn check_fixed_name(name: &str, subject_claim: Option<&str>) -> Result<(), String> {
     validate_text(name, LONGEST_CLAIM_NAME)?;
     if is_one_of(TIME_CLAIMS, name) {
-        return Err("is set by tokenmint for each token: remove it; `ttl` is the lifetime".to_owned());
+        return Err(
+            "is a time: remove it; tokenmint sets `iat` and `exp`, and `ttl` is the lifetime".to_owned()
+        );
     }
     if is_one_of(&["jti"], name) {
         return Err("must differ in each token (RFC 7519, section 4.1.7): remove it".to_owned());

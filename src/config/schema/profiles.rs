@@ -158,8 +158,8 @@ static OAUTH: TableSchema = TableSchema::new(
             "check_session",
             Duration { min: "1s", max: "1h" },
             Absent,
-            "With it, `POST /oauth2/token` answers with a cached token only if Salesforce has accepted it within this time. \
-             Otherwise tokenmint first looks at `/services/oauth2/userinfo`. So a client whose session ended gets a new one.",
+            "With it, `POST /oauth2/token` checks a cached token at `/services/oauth2/userinfo` before it answers with it, unless a \
+             check or the login is more recent than this. A token whose session has ended is replaced.",
         ),
     ],
 );

@@ -1,11 +1,12 @@
 //! `client_credentials`: the answer, and the ways in which a client authenticates.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{CLIENT_CREDENTIALS, JOB, NOW, PATH, TokenEndpoint, basic, refused};
+use super::{CLIENT_CREDENTIALS, FORM, JOB, NOW, PATH, TokenEndpoint, basic, refused};
 use crate::exchange::Mood;
 use crate::issuers::{FakeIssuer, RSA, claims_at, issuer};
-use crate::support::{API_KEY, Answer};
+use crate::support::{API_KEY, Answer, CRM_KEY, Workspace, configuration};
 
 #[tokio::test]
 async fn a_client_gets_the_cached_token_in_salesforces_own_form() {
@@ -79,6 +80,34 @@ async fn every_way_to_authenticate_finds_the_caller() {
     assert_eq!(service.fake.asked(), 1);
 }
 
+/// The audit log names the caller and how it authenticated.
+#[tokio::test]
+async fn the_audit_line_has_the_caller_and_its_kind_of_credential() {
+    let salesforce = TokenEndpoint::start().await;
+    let mut workspace = Workspace::new();
+    let token_url = format!("token_url = \"{}\"\n", salesforce.salesforce("/services/oauth2/token"));
+    workspace.configure(&configuration().replace("[oauth.crm]\n", &format!("[oauth.crm]\n{token_url}")));
+    workspace.set("RUST_LOG", "info");
+    let service = workspace.serve().await;
+    for body in [
+        format!("{CLIENT_CREDENTIALS}&client_id=crm&client_secret={CRM_KEY}"),
+        format!("{CLIENT_CREDENTIALS}&client_id=crm"),
+    ] {
+        let mut request = service.request(Method::POST, PATH).header("content-type", FORM);
+        if !body.contains("client_secret") {
+            request = request.basic_auth("crm", Some(CRM_KEY));
+        }
+        Answer::of(request.body(body)).await.ok();
+    }
+    let log = service.whole_log().await;
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("handed out")).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    for line in lines {
+        assert!(line.contains(r#""caller":"crm","credential":"api_key","profile":"oauth.crm""#), "{line}");
+        assert!(!line.contains(CRM_KEY), "{line}");
+    }
+}
+
 /// Many clients send what RFC 6749, section 2.3.1, wants to be percent-encoded as it is.
 #[tokio::test]
 async fn an_api_key_with_special_characters_works_encoded_and_as_it_is() {
@@ -150,10 +179,16 @@ async fn two_ways_of_authentication_in_one_request_are_refused() {
     ] {
         let headers: Vec<(&str, &str)> =
             header.iter().map(|value| ("authorization", value.as_str())).collect();
-        refused(&service.form_to(PATH, &headers, &body).await, 400, "invalid_request");
+        let description = refused(&service.form_to(PATH, &headers, &body).await, 400, "invalid_request");
+        assert!(description.starts_with("authenticate in one way"), "{description}");
     }
-    let two = [("authorization", "Bearer job-key"), ("authorization", "Bearer job-key")];
-    refused(&service.form_to(PATH, &two, CLIENT_CREDENTIALS).await, 400, "invalid_request");
+    let basic = basic("job:job-key");
+    for (first, second) in
+        [("Bearer job-key", "Bearer job-key"), (&basic, &basic), (&basic, "Bearer two-key")]
+    {
+        let two = [("authorization", first), ("authorization", second)];
+        refused(&service.form_to(PATH, &two, CLIENT_CREDENTIALS).await, 400, "invalid_request");
+    }
     assert_eq!(service.fake.asked(), 0);
 }
 

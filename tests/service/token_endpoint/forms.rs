@@ -32,7 +32,7 @@ const BAD_FORMS: [(&str, Option<&str>); 44] = [
     ("&grant_type=client_credentials&format=json", Some("format")),
     ("&grant_type=client_credentials&Profile=live", Some("a parameter")),
     ("&grant_type=client_credentials&job-key-of-mine=1", Some("a parameter")),
-    ("&grant_type=client_credentials&=x", Some("")),
+    ("&grant_type=client_credentials&=x", Some("a parameter")),
     ("&grant_type=client_credentials&{\"a\":1}=x", Some("a parameter")),
     // Not percent-encoded UTF-8
     ("&grant_type=client_credentials&profile=%", None),
@@ -48,7 +48,7 @@ const BAD_FORMS: [(&str, Option<&str>); 44] = [
     ("&grant_type=client_credentials&profile=live%0d%0aX:y", Some("profile")),
     ("&grant_type=client_credentials&profile=live;x=y", Some("profile")),
     ("&grant_type=client_credentials&profile=intercom.fin", Some("profile")),
-    // An assertion without its type, a type without its assertion, and another type
+    // A type without its assertion
     ("&grant_type=client_credentials&client_assertion_type=x", Some("client_assertion")),
     ("&grant_type=urn:ietf:params:oauth:grant-type:token-exchange", Some("subject_token")),
     (
@@ -68,12 +68,35 @@ async fn a_bad_form_is_a_400_that_names_the_parameter() {
     for (form, field) in BAD_FORMS {
         let answer = service.form(&format!("client_id=job&client_secret=job-key{form}")).await;
         let description = refused(&answer, 400, "invalid_request");
-        if field.is_some() {
-            assert_eq!(answer.json()["field"].as_str(), field, "{form}: {description}");
-        }
+        assert_eq!(answer.json()["field"].as_str(), field, "{form}: {description}");
         assert!(!answer.text.contains("job-key"), "{form}: {}", answer.text);
     }
     assert_eq!(service.fake.asked(), 0);
+}
+
+#[tokio::test]
+async fn an_assertion_needs_its_type() {
+    let service = TokenEndpoint::start().await;
+    for kind in [
+        "",
+        "&client_assertion_type=jwt",
+        "&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:saml2-bearer",
+    ] {
+        let answer = service.form(&format!("{CLIENT_CREDENTIALS}&client_assertion=a.b.c{kind}")).await;
+        refused(&answer, 400, "invalid_request");
+        assert_eq!(answer.json()["field"], "client_assertion_type", "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_form_of_many_parameters_is_refused_at_once() {
+    let service = TokenEndpoint::start().await;
+    let many = |count: usize| (0..count).map(|n| format!("&a{n}=")).collect::<Vec<_>>().concat();
+    let answer = service.form(&format!("{JOB}{}", many(30))).await;
+    refused(&answer, 400, "invalid_request");
+    assert!(answer.text.contains("more than 32"), "{}", answer.text);
+    // Parameters without a value count as omitted.
+    service.form(&format!("{JOB}{}", many(29))).await.ok();
 }
 
 #[tokio::test]
@@ -93,6 +116,7 @@ async fn an_unsupported_grant_type_has_an_error_of_its_own() {
     ] {
         let form = format!("client_id=job&client_secret=job-key&grant_type={grant_type}");
         refused(&service.form(&form).await, 400, "unsupported_grant_type");
+        refused(&service.form(&format!("{form}&scope=api")).await, 400, "unsupported_grant_type");
     }
     assert_eq!(service.fake.asked(), 0);
 }
@@ -109,17 +133,16 @@ async fn scopes_are_those_of_the_app_so_none_can_be_asked_for() {
 #[tokio::test]
 async fn only_a_plain_form_of_limited_size_is_read() {
     let service = TokenEndpoint::start().await;
-    for media in [
-        "application/json",
-        "text/plain",
-        "multipart/form-data; boundary=x",
-        "application/x-www-form-urlencoded; charset=iso-8859-1",
-        "",
-    ] {
+    for media in ["application/json", "text/plain", "multipart/form-data; boundary=x", ""] {
         let answer = service.form_to(PATH, &[("content-type", media)], JOB).await;
         refused(&answer, 400, "invalid_request");
     }
-    for media in ["application/x-www-form-urlencoded; charset=utf-8", "Application/X-WWW-Form-Urlencoded"] {
+    // Apache HttpClient 4 names ISO-8859-1.
+    for media in [
+        "application/x-www-form-urlencoded; charset=utf-8",
+        "application/x-www-form-urlencoded; charset=ISO-8859-1",
+        "Application/X-WWW-Form-Urlencoded",
+    ] {
         service.form_to(PATH, &[("content-type", media)], JOB).await.ok();
     }
     let compressed = service.form_to(PATH, &[("content-encoding", "gzip")], JOB).await;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::TokenEndpoint;
-use crate::issuers::{FakeIssuer, RSA, issuer, jwt_caller};
+use crate::support::Answer;
 
 const PATH: &str = "/.well-known/oauth-authorization-server";
 
@@ -25,20 +25,21 @@ async fn the_metadata_name_the_address_that_the_client_used() {
 }
 
 #[tokio::test]
-async fn the_metadata_name_the_configured_address_and_the_algorithms_of_jwts() {
-    let fake = FakeIssuer::serving(&[RSA.jwk("a")]).await;
-    let more = issuer(&fake.jwks_url()) + &jwt_caller("worker", "job-7");
-    let service = TokenEndpoint::with(&more).await;
+async fn the_metadata_name_the_host_of_the_request_or_the_configured_address() {
+    let service = TokenEndpoint::start().await;
+    let of_host =
+        |host: &str| Answer::of(service.client.get(format!("{}{PATH}", service.url)).header("host", host));
+    assert_eq!(of_host("mint.internal:8080").await.ok()["issuer"], "http://mint.internal:8080");
+    for invalid in ["evil.example/path", "a b", "a\"b", "user@evil.example"] {
+        assert_eq!(of_host(invalid).await.status.as_u16(), 400, "{invalid}");
+    }
     let path = service.workspace.path("tokenmint.toml");
     let text = std::fs::read_to_string(&path).expect("a configuration");
     let with_url = text.replacen("[server]\n", "[server]\nurl = \"https://mint.acme.example\"\n", 1);
     service.workspace.configure(&with_url);
     service.reload();
-    let metadata = service.get(PATH).await.ok();
+    let metadata = of_host("evil.example").await.ok();
     assert_eq!(metadata["issuer"], "https://mint.acme.example");
     assert_eq!(metadata["token_endpoint"], "https://mint.acme.example/oauth2/token");
-    let methods = json!(["client_secret_basic", "client_secret_post", "private_key_jwt"]);
-    assert_eq!(metadata["token_endpoint_auth_methods_supported"], methods);
-    let algorithms = json!(["ES256", "RS256"]);
-    assert_eq!(metadata["token_endpoint_auth_signing_alg_values_supported"], algorithms);
+    assert_eq!(metadata["jwks_uri"], "https://mint.acme.example/.well-known/jwks.json");
 }

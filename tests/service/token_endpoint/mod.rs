@@ -20,14 +20,16 @@ use crate::support::{Answer, sha256_hex};
 
 pub const NOW: i64 = 1_796_083_200;
 pub const PATH: &str = "/oauth2/token";
+pub const FORM: &str = "application/x-www-form-urlencoded";
 pub const CLIENT_CREDENTIALS: &str = "grant_type=client_credentials";
 /// The form of the caller `job`.
 pub const JOB: &str = "grant_type=client_credentials&client_id=job&client_secret=job-key";
 
-/// The service, with callers `job` (one OAuth profile with `check_session`), `two` (two OAuth profiles) and `web` (no OAuth
+/// The service, with callers `job` (one OAuth profile with `check_session`), `two` (two OAuth profiles) and `page` (no OAuth
 /// profile). The API key of each is its name with `-key`.
 pub struct TokenEndpoint {
     pub fake: Fake,
+    salesforce: String,
     service: InProcess,
 }
 
@@ -59,7 +61,13 @@ impl TokenEndpoint {
             caller("two", "\"oauth.crm\", \"oauth.live\""),
             caller("page", "\"identity.web\""),
         );
-        Self { fake, service: InProcess::start(clock, &salesforce, &text).await }
+        let service = InProcess::start(clock, &salesforce, &text).await;
+        Self { fake, salesforce, service }
+    }
+
+    /// The URL of a path of the fake Salesforce.
+    pub fn salesforce(&self, path: &str) -> String {
+        format!("{}{path}", self.salesforce)
     }
 
     /// Posts a form.
@@ -70,7 +78,7 @@ impl TokenEndpoint {
     pub async fn form_to(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut request = self.client.post(format!("{}{path}", self.url));
         if !headers.iter().any(|(name, _)| *name == "content-type") {
-            request = request.header("content-type", "application/x-www-form-urlencoded");
+            request = request.header("content-type", FORM);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -95,5 +103,8 @@ pub fn refused(answer: &Answer, status: u16, error: &str) -> String {
     assert_eq!((answer.status.as_u16(), &body["error"]), (status, &Value::from(error)), "{body}");
     assert_eq!([answer.header("cache-control"), answer.header("pragma")], ["no-store", "no-cache"]);
     assert!(body["request_id"].is_string(), "{body}");
-    body["error_description"].as_str().expect("text").to_owned()
+    let description = body["error_description"].as_str().expect("text").to_owned();
+    let is_allowed = |c: char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
+    assert!(description.chars().all(is_allowed), "RFC 6749, section 5.2: {description}");
+    description
 }

@@ -58,7 +58,7 @@ async fn a_subject_token_is_exchanged_for_an_identity_token() {
 }
 
 #[tokio::test]
-async fn the_errors_are_those_of_rfc_8693() {
+async fn a_refused_token_exchange_has_a_code_of_rfc_8693() {
     let (service, _fake) = start().await;
     let expired = RSA.token("a", &claims_at(NOW - 3600, "user-7"));
     for (sent, field) in [

@@ -12,7 +12,7 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from issuers import make_authority
-from oauth_clients import CODE, QUERY, Recipe, Salesforce, query_at_once, records
+from oauth_clients import CODE, PAGE, QUERY, Recipe, Salesforce, query_at_once, records
 
 HAS_RESTFORCE = subprocess.run(["ruby", "-e", 'require "restforce"'], capture_output=True).returncode == 0
 RECIPES = [
@@ -26,8 +26,8 @@ RECIPES = [
 RESTFORCE = pytest.param("restforce_client.rb", marks=pytest.mark.skipif(not HAS_RESTFORCE, reason="no gem restforce"))
 # How many processes start at once. 200 take some 6 GB of memory.
 PROCESSES = int(os.environ.get("OAUTH_CLIENTS", "40"))
-# Other names of the grant's methods in the libraries, for the code of a recipe.
-POST = {"ClientSecretBasic": "ClientSecretPost", "ClientSecretPost": "ClientSecretBasic"}
+# The other way of sending the secret.
+OTHER_METHOD = {"ClientSecretBasic": "ClientSecretPost", "ClientSecretPost": "ClientSecretBasic"}
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +112,9 @@ def test_a_jsforce_that_only_logs_in_again_recovers_after_check_session(salesfor
 @pytest.mark.parametrize("name", ["authlib_client.py", "oauth4webapi.mjs", "openid-client.mjs"])
 def test_a_client_can_send_its_credentials_in_the_header_or_in_the_form(name, salesforce):
     code = CODE[name]
-    method = next((method for method in POST if method in code), None)
+    method = next((method for method in OTHER_METHOD if method in code), None)
     if method:
-        code = code.replace(method, POST[method])
+        code = code.replace(method, OTHER_METHOD[method])
     else:
         code = code.replace('grant_type="', 'token_endpoint_auth_method="client_secret_post", grant_type="')
     assert code != CODE[name]
@@ -124,11 +124,9 @@ def test_a_client_can_send_its_credentials_in_the_header_or_in_the_form(name, sa
 @pytest.mark.parametrize("name", [*RECIPES, RESTFORCE])
 def test_each_library_reports_invalid_client(name, salesforce):
     result = Recipe(name, salesforce, TOKENMINT_API_KEY="another key").query()
-    # It has no OAuth of its own.
+    # simple-salesforce has no OAuth of its own, so its recipe uses requests.
     expected = "401 Client Error" if name.startswith("simple") else "invalid_client"
-    assert expected.replace("_", "") in result["error"].lower().replace("_", "").replace("401 client", "401 Client").replace(
-        "error", "Error"
-    ) or expected in result["error"], result
+    assert expected in result["error"], result
     assert salesforce.logins() == 0
 
 
@@ -157,8 +155,6 @@ def test_a_client_can_sign_a_jwt_of_its_own(start, tmp_path):
 
 
 def configuration_of_page(first_line):
-    from oauth_clients import PAGE
-
     start = PAGE.read_text().index(f"```toml\n{first_line}")
     return PAGE.read_text()[start:].split("```")[1].removeprefix("toml\n")
 

@@ -34,8 +34,16 @@ class TlsFront:
             await asyncio.gather(copy(reader, upstream_writer), copy(upstream_reader, writer))
 
     def close(self):
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(timeout=10)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(timeout=10)
+
+    async def _stop(self):
+        self.server.close()
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
 
 async def copy(reader, writer):

@@ -13,7 +13,9 @@ for await (const line of createInterface({ input: process.stdin })) {
     recipe ??= await import(`${file}?${attempts++}`);
     result = { records: await recipe.query(line) };
   } catch (error) {
-    result = { error: [error.name, error.code, error.error, error.message].filter(Boolean).join(': ') };
+    // oauth4webapi leaves the body of a 401 to the application.
+    const body = error.response?.bodyUsed === false ? await error.response.text() : '';
+    result = { error: [error.name, error.code, error.error, error.message, body].filter(Boolean).join(': ') };
   }
   console.log(JSON.stringify(result));
 }

@@ -29,7 +29,7 @@ class TlsFront:
         return await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.context, backlog=1000)
 
     async def _serve(self, reader, writer):
-        with contextlib.suppress(OSError, ssl.SSLError):
+        with contextlib.suppress(OSError, ssl.SSLError, asyncio.CancelledError):
             upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.port)
             await asyncio.gather(copy(reader, upstream_writer), copy(upstream_reader, writer))
 

@@ -6,6 +6,7 @@ import { pathToFileURL } from 'node:url';
 const file = pathToFileURL(process.argv[2]).href;
 let attempts = 0;
 let recipe;
+console.log('"ready"');
 for await (const line of createInterface({ input: process.stdin })) {
   let result;
   try {

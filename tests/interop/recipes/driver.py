@@ -6,6 +6,7 @@ import sys
 
 spec = importlib.util.spec_from_file_location("recipe", sys.argv[1])
 recipe = None
+print('"ready"', flush=True)
 for line in sys.stdin:
     try:
         if recipe is None:

@@ -4,6 +4,7 @@ require "json"
 
 $stdout.sync = true
 loaded = false
+puts '"ready"'
 while (line = $stdin.gets)
   begin
     loaded ||= load(ARGV[0])

@@ -31,7 +31,7 @@ PATIENCE = 300
 class Recipe:
     """A process that runs one recipe."""
 
-    def __init__(self, name, salesforce, code=None, policy=os.SCHED_OTHER, **settings):
+    def __init__(self, name, salesforce, code=None, **settings):
         self.folder = salesforce.folder / "recipes"
         self.folder.mkdir(exist_ok=True)
         modules = self.folder / "node_modules"
@@ -45,7 +45,6 @@ class Recipe:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: os.sched_setscheduler(0, policy, os.sched_param(0)),
         )
         salesforce.running.append(self.process)
         self.is_ready = False

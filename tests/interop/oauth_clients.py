@@ -147,6 +147,8 @@ class Salesforce:
         for process in self.running:
             process.kill()
             process.wait()
+        # Not `stop`, which waits for open connections.
+        self.service.kill()
         if self.sandbox:
             self.sandbox.terminate()
             assert self.sandbox.wait(timeout=10) == 0

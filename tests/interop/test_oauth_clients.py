@@ -23,6 +23,7 @@ RECIPES = [
     "oauth4webapi.mjs",
     "openid-client.mjs",
 ]
+NAMES = RECIPES + (["restforce_client.rb"] if HAS_RESTFORCE else [])
 RESTFORCE = pytest.param("restforce_client.rb", marks=pytest.mark.skipif(not HAS_RESTFORCE, reason="no gem restforce"))
 # How many processes start at once. 200 take some 8 GB of memory.
 PROCESSES = int(os.environ.get("OAUTH_CLIENTS", "40"))
@@ -54,7 +55,7 @@ def salesforce(start):
 
 
 def test_the_page_has_no_recipe_that_no_test_runs():
-    others = {"restforce_client.rb", "private-key-jwt.mjs", "agent.sh"}
+    others = {"restforce_client.rb", "private-key-jwt.mjs", "token.sh", "agent.sh"}
     assert set(CODE) == {*RECIPES, *others}
 
 
@@ -78,8 +79,7 @@ def wait_for_records(client):
 
 
 def test_twenty_clients_of_all_kinds_recover_from_one_ended_session_with_one_login(salesforce):
-    names = RECIPES + (["restforce_client.rb"] if HAS_RESTFORCE else [])
-    clients = [Recipe(names[number % len(names)], salesforce) for number in range(20)]
+    clients = [Recipe(NAMES[number % len(NAMES)], salesforce) for number in range(20)]
     for result in query_at_once(clients):
         assert records(result)
     assert salesforce.logins() == 1
@@ -124,21 +124,22 @@ def test_a_client_can_send_its_credentials_in_the_header_or_in_the_form(name, sa
     assert records(Recipe(name, salesforce, code).query())
 
 
-@pytest.mark.parametrize("name", [*RECIPES, RESTFORCE])
-def test_each_library_reports_invalid_client(name, salesforce):
-    result = Recipe(name, salesforce, TOKENMINT_API_KEY="another key").query()
-    # simple-salesforce has no OAuth of its own, so its recipe uses requests.
-    expected = "401 Client Error" if name.startswith("simple") else "invalid_client"
-    assert expected in result["error"], result
+def test_each_library_reports_invalid_client(salesforce):
+    for name in NAMES:
+        result = Recipe(name, salesforce, TOKENMINT_API_KEY="another key").query()
+        # simple-salesforce has no OAuth of its own, so its recipe uses requests.
+        expected = "401 Client Error" if name.startswith("simple") else "invalid_client"
+        assert expected in result["error"], f"{name}: {result}"
     assert salesforce.logins() == 0
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_each_library_reports_unauthorized_client(name, salesforce):
-    code = CODE[name].replace("'jobs'", "'page'").replace('"jobs"', '"page"')
-    result = Recipe(name, salesforce, code, TOKENMINT_API_KEY="page-key").query()
-    expected = "400 Client Error" if name.startswith("simple") else "unauthorized_client"
-    assert expected in result["error"], result
+def test_each_library_reports_unauthorized_client(salesforce):
+    for name in NAMES:
+        code = CODE[name].replace("'jobs'", "'page'").replace('"jobs"', '"page"')
+        result = Recipe(name, salesforce, code, TOKENMINT_API_KEY="page-key").query()
+        expected = "400 Client Error" if name.startswith("simple") else "unauthorized_client"
+        assert expected in result["error"], f"{name}: {result}"
+    assert salesforce.logins() == 0
 
 
 def test_a_client_can_sign_a_jwt_of_its_own(start, tmp_path):
@@ -172,6 +173,11 @@ def shell(name, salesforce, **settings):
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
+
+
+def test_curl_gets_a_token(salesforce):
+    answer = json.loads(shell("token.sh", salesforce))
+    assert (answer["instance_url"], answer["token_type"]) == (salesforce.front.url, "Bearer")
 
 
 def test_the_agent_api_accepts_a_token_in_jwt_format(salesforce):

@@ -1,8 +1,9 @@
-"""OAuth clients at the token endpoint: each recipe of docs/integrate/oauth-clients.md, with tokenmint and the sandbox behind TLS."""
+"""OAuth clients log in at the token endpoint: the recipes of docs/integrate/oauth-clients.md."""
 
 import base64
 import json
 import os
+import shutil
 import subprocess
 import time
 
@@ -144,10 +145,7 @@ def test_each_library_reports_unauthorized_client(salesforce):
 
 def test_a_client_can_sign_a_jwt_of_its_own(start, tmp_path):
     key = ec.generate_private_key(ec.SECP256R1())
-    numbers = key.public_key().public_numbers()
-    x, y = (base64.urlsafe_b64encode(part.to_bytes(32)).rstrip(b"=").decode() for part in (numbers.x, numbers.y))
-    jwk = {"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "signer-1", "x": x, "y": y}
-    (tmp_path / "signer.jwks.json").write_text(json.dumps({"keys": [jwk]}))
+    write_jwks(key, tmp_path / "signer.jwks.json")
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     (tmp_path / "signer.key").write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
     more = configuration_of_page("[issuers.signer]").replace("https://tokens.example.com", "TOKENMINT")
@@ -156,6 +154,22 @@ def test_a_client_can_sign_a_jwt_of_its_own(start, tmp_path):
     client = Recipe("private-key-jwt.mjs", salesforce, code, CLIENT_KEY_FILE=str(tmp_path / "signer.key"))
     assert records(client.query())
     assert salesforce.logins() == 1
+
+
+def write_jwks(key, file):
+    numbers = key.public_key().public_numbers()
+    x, y = (base64.urlsafe_b64encode(part.to_bytes(32)).rstrip(b"=").decode() for part in (numbers.x, numbers.y))
+    jwk = {"kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "signer-1", "x": x, "y": y}
+    file.write_text(json.dumps({"keys": [jwk]}))
+
+
+def test_the_configuration_of_the_page_is_accepted(service, tmp_path):
+    shutil.copytree(service.deployment.folder / "keys", tmp_path / "keys")
+    write_jwks(ec.generate_private_key(ec.SECP256R1()), tmp_path / "signer.jwks.json")
+    blocks = [configuration_of_page(first) for first in ("[oauth.crm]", "[issuers.signer]")]
+    config = tmp_path / "tokenmint.toml"
+    config.write_text("\n".join(['[keysets.crm]\ndirectory = "keys/crm"', *blocks]))
+    service.run("check", "--config", str(config))
 
 
 def configuration_of_page(first_line):

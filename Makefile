@@ -90,6 +90,7 @@ model: export MODEL_CASES ?= 100000
 model:
 	$(CARGO) test --locked --release --test model --test schedules -- --nocapture
 
+# OAUTH_CLIENTS (40) is the number of processes of jsforce that start at once; 200 need 10 GB of memory and a minute.
 ## Verify tokenmint's output with third-party libraries and tools.
 interop:
 	tests/interop/setup

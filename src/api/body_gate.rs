@@ -1,5 +1,5 @@
 //! Backpressure for request bodies: delays reading a body from the socket until a handler reads it. So a request without a valid
-//! credential is rejected from its head alone, and its body costs nothing but the bytes that arrived together with the head. The
+//! credential is rejected from its head alone. Only those bytes of its body were read that arrived together with the head. The
 //! token endpoint is an exception: it reads the body first, because the form may have the credential.
 //!
 //! A response that is sent before the whole body was read closes the connection. Otherwise the rest of the body would be

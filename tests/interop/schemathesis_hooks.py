@@ -4,8 +4,8 @@ The document leaves open which profiles there are, how long a token may live and
 at random, nearly all such values would be refused, rightly, and no valid request would ever be tried. So the schema is
 narrowed to what service.py configures for the caller `one-of-each`, and then each valid request must be granted.
 
-Or passed on: /oauth-access-token and /messaging-access-token answer 502, 503 or 504 if another server refuses or fails,
-which no validity of the request prevents. schemathesis.toml lets them, and no other operation.
+Or passed on: the operations that get an access token answer 502, 503 or 504 if another server refuses or fails, which no
+validity of the request prevents. schemathesis.toml lets them, and no other operation.
 """
 
 import copy
@@ -20,6 +20,8 @@ PROFILES = {
     "/oauth-access-token": "oauth.crm",
     "/messaging-access-token": "identity.web",
 }
+
+TOKEN_PATHS = ["/oauth2/token", "/services/oauth2/token"]
 
 # The service refuses unassigned characters, and no portable pattern says which those are.
 ASSIGNED = "^[!-~\u00a1-\u00ac\u00ae-\u0233\u0391-\u03a1\u0410-\u044f\u4e00-\u9fa5\U0001f600-\U0001f640]+$"
@@ -49,6 +51,8 @@ def before_load_schema(context, raw_schema):
             narrow_body(raw_schema, item["post"], path)
         if path == "/bundle":
             narrow_bundle(raw_schema, item["post"])
+        if path in TOKEN_PATHS:
+            narrow_token_request(raw_schema, item["post"])
 
 
 @schemathesis.hook
@@ -119,6 +123,17 @@ def narrow_bundle(document, operation):
     claims = {"type": "object", "properties": {"locale": claim}, "additionalProperties": False}
     entries = {"type": "object", "properties": {"salesforce_identity_token": claims}, "additionalProperties": False}
     schema["properties"] |= {"bundle": {"enum": ["fin", "bundles.fin"]}, "claims": entries}
+
+
+def narrow_token_request(document, operation):
+    """The caller has its credential in a header, so none may be in the form. It has no issuer of subject tokens either."""
+    body = operation["requestBody"] = resolved(document, operation["requestBody"])
+    media = body["content"]["application/x-www-form-urlencoded"]
+    del media["examples"]
+    schema = media["schema"] = resolved(document, media["schema"])
+    properties = {"profile": {"enum": ["crm", "oauth.crm"]}, "grant_type": {"enum": ["client_credentials"]}}
+    properties["rejected_token"] = schema["properties"]["rejected_token"]
+    schema["properties"] = properties
 
 
 def narrow_parameters(document, item):

@@ -235,7 +235,7 @@ const BAD: [(&str, &str, &str, &str); 77] = [
         "[callers.crm]",
         "[bundles.fin]\nx = \"oauth.crm\"\n[callers.crm]",
         "bundles.fin.x",
-        "`identity.NAME` or `intercom.NAME`",
+        "`identity.NAME`, `intercom.NAME` or `hs256.NAME`",
     ),
     (
         "allow = [\"oauth.crm\"]",

@@ -180,10 +180,14 @@ async fn at_the_limit_a_client_that_sends_no_form_is_closed() {
     let workspace = Workspace::new();
     workspace.configure(&configuration().replace("[server]\n", "[server]\nlimits.connections = 3\n"));
     let service = workspace.serve().await;
-    let begun = "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9000\r\n\r\n";
+    let begun = "POST /oauth2/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9000\r\nExpect: 100-continue\r\n\r\n";
+    let awaits_body = "HTTP/1.1 100 Continue\r\n\r\n";
     let mut waiting = Vec::new();
     for part in ["", "grant_type=client_credentials", ""] {
-        waiting.push(say(&service, &format!("{begun}{part}")).await);
+        let mut stream = say(&service, begun).await;
+        assert_eq!(one_answer(&mut stream).await, awaits_body);
+        stream.write_all(part.as_bytes()).await.expect("written");
+        waiting.push(stream);
     }
     let mut new = Vec::new();
     for _ in 0..3 {

@@ -6,7 +6,8 @@
 //! (single-flight). So a token is checked at most once in that time, however many clients there are.
 //!
 //! A session that has ended is reported like a `rejected_token`, so the same limits apply. Without a clear answer the token
-//! counts as valid: an outage of Salesforce must not cause logins.
+//! counts as valid: an outage of Salesforce must not cause logins. The next check is then at least [`UNCLEAR_PAUSE`](super::token::UNCLEAR_PAUSE) later, so that
+//! clients don't wait for an endpoint that hangs again and again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +47,16 @@ impl ReadThroughCache {
                         None => SessionState::Unknown,
                     };
                     token.record_check(state, cache.deps.clock.monotonic());
+                    if state == SessionState::Ended {
+                        let age = token.obtained_at.seconds_until(cache.deps.clock.now());
+                        tracing::warn!(
+                            profile = profile.as_str(),
+                            age,
+                            "Salesforce has ended the session of a cached access token, so tokenmint logs in again; if each token \
+                             ends so soon (`age`, in seconds), the app's tokens can't be checked at /services/oauth2/userinfo: remove \
+                             `check_session`"
+                        );
+                    }
                     let labels = [profile.as_str(), state.label()];
                     cache.deps.metrics.session_checks.with_label_values(&labels).inc();
                     guard.complete(state);

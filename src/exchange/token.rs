@@ -17,6 +17,9 @@ use crate::hash::sha256;
 /// Maximum lifetime of a cached access token, whatever Salesforce reports. `access_token_ttl` has the same bound.
 pub(super) const MAX_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
 
+/// The shortest time between a check of a session without a clear answer and the next.
+pub(super) const UNCLEAR_PAUSE: Duration = Duration::from_secs(30);
+
 /// The content of a valid token response.
 pub(super) struct ObtainedToken {
     pub(crate) secret: SecretString,
@@ -155,7 +158,8 @@ impl AccessToken {
     ) -> Option<SessionState> {
         let last_check = *self.last_check.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((state, at)) = last_check {
-            return (monotonic.saturating_sub(at) < interval).then_some(state);
+            let pause = if state == SessionState::Unknown { interval.max(UNCLEAR_PAUSE) } else { interval };
+            return (monotonic.saturating_sub(at) < pause).then_some(state);
         }
         // A token of the shared cache may be older than this object.
         let age = u64::try_from(self.obtained_at.seconds_until(now)).ok()?;

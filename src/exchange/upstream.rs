@@ -200,7 +200,7 @@ impl Transport for HttpTransport {
             let Ok(response) = request.send().await else { return SessionState::Unknown };
             match response.status() {
                 StatusCode::UNAUTHORIZED => SessionState::Ended,
-                StatusCode::FORBIDDEN if begins_with(response, BAD_OAUTH_TOKEN).await => SessionState::Ended,
+                StatusCode::FORBIDDEN if is_text(response, BAD_OAUTH_TOKEN).await => SessionState::Ended,
                 status if status.is_success() => SessionState::Live,
                 _ => SessionState::Unknown,
             }
@@ -212,14 +212,19 @@ impl Transport for HttpTransport {
     }
 }
 
-/// Whether the body of a response begins with `text`.
-async fn begins_with(mut response: reqwest::Response, text: &str) -> bool {
+/// Whether the body of a response is `text`, maybe as JSON text.
+async fn is_text(mut response: reqwest::Response, text: &str) -> bool {
+    const MAX_BODY: usize = 1 << 10;
     let mut body = Vec::new();
-    while body.len() < text.len() {
-        let Ok(Some(chunk)) = response.chunk().await else { break };
+    while let Ok(Some(chunk)) = response.chunk().await {
         body.extend_from_slice(&chunk);
+        if body.len() > MAX_BODY {
+            return false;
+        }
     }
-    body.trim_ascii_start().starts_with(text.as_bytes())
+    let body = body.trim_ascii();
+    let body = body.strip_prefix(b"\"").and_then(|body| body.strip_suffix(b"\"")).unwrap_or(body);
+    body == text.as_bytes()
 }
 
 fn build_client(builder: fn() -> ClientBuilder) -> Client {

@@ -4,7 +4,7 @@ use crate::support::{KEYS, Running, Workspace, configuration, signal};
 use crate::tls::certificates;
 
 /// Each row: a change of a good configuration, the field of the error, and a part of the message.
-const BAD: [(&str, &str, &str, &str); 77] = [
+const BAD: &[(&str, &str, &str, &str)] = &[
     // [server]
     ("\"127.0.0.1:0\"", "\"127.0.0.1\"", "server.listen", "address and a port"),
     ("\"127.0.0.1:0\"", "\":8080\"", "server.listen", "address and a port"),
@@ -160,6 +160,8 @@ const BAD: [(&str, &str, &str, &str); 77] = [
     ("max_ttl = \"1h\"", "max_ttl = \"25h\"", "identity.web.max_ttl", "between 60s and 24h"),
     ("\"locale\", \"plan\"", "\"locale\", \"sub\"", "identity.web.claims", "`sub` is set by tokenmint"),
     ("\"locale\", \"plan\"", "\"EXP\"", "identity.web.claims", "`EXP` is set by tokenmint"),
+    ("\"locale\", \"plan\"", "\"\u{17f}ub\"", "identity.web.claims", "is set by tokenmint"),
+    ("\"locale\", \"plan\"", "\"\u{ff53}ub\"", "identity.web.claims", "fullwidth characters"),
     ("\"locale\", \"plan\"", "1", "identity.web.claims", "must be a string"),
     ("claims = [\"email\"]", "claims = \"email\"", "intercom.fin.claims", "must be a list"),
     (
@@ -229,6 +231,24 @@ const BAD: [(&str, &str, &str, &str); 77] = [
         "secret_file = \"intercom.secret\"\nsecret = \"x\"",
         "intercom.fin.secret",
         "given twice",
+    ),
+    (
+        "[callers.crm]",
+        "[hs256.chat]\nsecret_file = \"intercom.secret\"\nsubject_claim = \"id\"\n[callers.crm]",
+        "hs256",
+        "`intercom.fin` and `hs256.chat` share a secret",
+    ),
+    (
+        "[callers.crm]",
+        "[issuers.corp]\nissuer = \"corp\"\naudience = [\"app\"]\nsecret_file = \"intercom.secret\"\n[callers.crm]",
+        "issuers",
+        "`intercom.fin` and `issuers.corp` share a secret",
+    ),
+    (
+        "[server]\n",
+        "[server]\naudit_key_file = \"intercom.secret\"\n",
+        "server",
+        "`intercom.fin` and `server.audit_key` share a secret",
     ),
     // [bundles] and [callers]
     (

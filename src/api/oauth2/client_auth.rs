@@ -25,32 +25,50 @@ use crate::tokens::InvalidField;
 /// RFC 7523, section 2.2.
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// Authenticates the client of a request, and takes its credentials out of the form.
+/// Authenticates the client by its `Authorization` header. `None` without one.
+///
+/// # Errors
+/// The credentials are wrong, or there are several headers.
+pub(super) async fn authenticate_by_header(
+    parts: &Parts,
+    state: &SharedState,
+) -> Result<Option<AuthenticatedCaller>, ApiError> {
+    let mut headers = parts.headers.get_all(AUTHORIZATION).iter();
+    let Some(header) = headers.next() else { return Ok(None) };
+    if headers.next().is_some() {
+        return Err(ApiError::MultipleCredentials);
+    }
+    let Some(basic) = credentials_of(header, "basic") else {
+        return AuthenticatedCaller::by_bearer_or_connection(parts, state).await.map(Some);
+    };
+    let readings = BasicCredentials::readings(basic).ok_or(ApiError::InvalidClient)?;
+    let caller =
+        readings.iter().find_map(|BasicCredentials { name, api_key }| by_api_key(state, name, api_key));
+    let caller = caller.ok_or(ApiError::InvalidClient)?;
+    Ok(Some(AuthenticatedCaller::new(parts, Credential::ApiKey, caller)))
+}
+
+/// Authenticates the client of a request, unless its header did, and takes the credentials out of the form.
 ///
 /// # Errors
 /// The credentials are missing or wrong, there are several, or they aren't those of `client_id`.
 pub(super) async fn authenticate_client(
+    by_header: Option<AuthenticatedCaller>,
     parts: &Parts,
     form: &mut FormFields,
     state: &SharedState,
 ) -> Result<AuthenticatedCaller, ApiError> {
-    let headers = parts.headers.get_all(AUTHORIZATION).iter().count();
-    let in_form =
-        ["client_secret", "client_assertion"].into_iter().filter(|name| form.contains(name)).count();
-    if headers + in_form > 1 {
+    let methods = [by_header.is_some(), form.contains("client_secret"), form.contains("client_assertion")];
+    if methods.into_iter().filter(|is_used| *is_used).count() > 1 {
         return Err(ApiError::MultipleCredentials);
     }
     // A type without an assertion would be a request that means something else than it says.
     if form.contains("client_assertion_type") && !form.contains("client_assertion") {
         return Err(InvalidField::new("client_assertion", "is missing").into());
     }
-    let basic = parts.headers.get(AUTHORIZATION).and_then(|header| credentials_of(header, "basic"));
     let client_id = form.text("client_id");
-    let authenticated = if let Some(basic) = basic {
-        let readings = BasicCredentials::readings(basic).ok_or(ApiError::InvalidClient)?;
-        let caller =
-            readings.iter().find_map(|BasicCredentials { name, api_key }| by_api_key(state, name, api_key));
-        AuthenticatedCaller::new(parts, Credential::ApiKey, caller.ok_or(ApiError::InvalidClient)?)
+    let authenticated = if let Some(authenticated) = by_header {
+        authenticated
     } else if let Some(api_key) = form.secret("client_secret") {
         let Some(name) = &client_id else {
             return Err(InvalidField::new("client_id", "is missing: send the caller's name").into());
@@ -63,6 +81,10 @@ pub(super) async fn authenticate_client(
     } else {
         AuthenticatedCaller::by_bearer_or_connection(parts, state).await?
     };
+    // They have no value here.
+    for name in ["client_secret", "client_assertion", "client_assertion_type"] {
+        form.secret(name);
+    }
     if client_id.is_some_and(|client_id| client_id != authenticated.caller.name.as_str()) {
         return Err(ApiError::InvalidClient);
     }

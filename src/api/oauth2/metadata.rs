@@ -7,13 +7,13 @@ use axum::extract::State;
 use axum::response::Response;
 use http::header::{HOST, HeaderMap};
 use serde_json::json;
+use url::Url;
 
 use super::super::{ApiError, SharedState};
 use super::{CLIENT_CREDENTIALS, TOKEN_EXCHANGE, TOKEN_PATHS, json_response};
 use crate::config::ServerConfig;
 
 /// Describes the token endpoint at the address that the client uses: `server.url`, or by default the `Host` of the request.
-/// The check of the request head ensures that `Host` is a host with an optional port.
 pub(in super::super) async fn metadata(
     State(state): State<SharedState>,
     headers: HeaderMap,
@@ -29,12 +29,15 @@ pub(in super::super) async fn metadata(
     })))
 }
 
+/// The origin of the listener (RFC 6454), so without a slash at its end.
 fn address(server: &ServerConfig, headers: &HeaderMap) -> Result<String, ApiError> {
     if let Some(url) = &server.url {
-        return Ok(url.as_str().trim_end_matches('/').to_owned());
+        return Ok(url.url().origin().ascii_serialization());
     }
     let scheme = if server.tls.is_some() { "https" } else { "http" };
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty());
-    let host = host.ok_or(ApiError::Malformed("send a Host header, or set `url` in [server]"))?;
-    Ok(format!("{scheme}://{host}"))
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let url = Url::parse(&format!("{scheme}://{host}"));
+    let url =
+        url.map_err(|_| ApiError::Malformed("send a host in the Host header, or set `url` in [server]"))?;
+    Ok(url.origin().ascii_serialization())
 }

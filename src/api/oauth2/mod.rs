@@ -18,7 +18,7 @@ use axum::response::Response;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
-use client_auth::authenticate_client;
+use client_auth::{authenticate_by_header, authenticate_client};
 use form::FormFields;
 pub(super) use metadata::metadata;
 
@@ -43,7 +43,7 @@ const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const JWT_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:id_token";
 
-/// Answers a token request. The body is read before the client is authenticated, because it may contain the credentials.
+/// Answers a token request. The body is read before the client is authenticated only if the head has no credentials.
 pub(super) async fn token(State(state): State<SharedState>, request: Request) -> Result<Response, ApiError> {
     if request.uri().query().is_some() {
         let message =
@@ -51,9 +51,10 @@ pub(super) async fn token(State(state): State<SharedState>, request: Request) ->
         return Err(ApiError::Malformed(message));
     }
     let (parts, body) = request.into_parts();
+    let by_header = authenticate_by_header(&parts, &state).await?;
     let body = read_body(&parts, body, &FORM, &state).await?;
     let mut form = FormFields::parse(&body)?;
-    let authenticated = authenticate_client(&parts, &mut form, &state).await?;
+    let authenticated = authenticate_client(by_header, &parts, &mut form, &state).await?;
     check_rate_limit(&authenticated.caller, &state)?;
     let grant_type = form.required("grant_type")?;
     match grant_type.expose_secret() {
@@ -73,7 +74,7 @@ async fn client_credentials(
             "leave `scope` out: the settings of the app in Salesforce decide the scopes of an access token";
         return Err(ApiError::InvalidScope(message));
     }
-    let mut form = form.allow_only(&["profile", "rejected_token"])?;
+    let mut form = form.allow_only(&["profile", "rejected_token", "scope"])?;
     let grant = authenticated.caller.oauth.select(form.text("profile").as_deref())?;
     let rejected = form.secret("rejected_token");
     let request = AccessRequest { grant, subject: None, mints: false };
@@ -93,7 +94,7 @@ async fn token_exchange(
     if form.contains("scope") {
         return Err(ApiError::InvalidScope("leave `scope` out: an identity token has no scopes"));
     }
-    let known = ["subject_token", "subject_token_type", "requested_token_type", "audience"];
+    let known = ["subject_token", "subject_token_type", "requested_token_type", "audience", "scope"];
     let mut form = form.allow_only(&known)?;
     let subject_token = form.required("subject_token")?;
     form.required_one_of("subject_token_type", &[JWT_TYPE, ID_TOKEN_TYPE])?;

@@ -18,6 +18,9 @@ pub(super) const MIN_HS256_SECRET_BYTES: usize = 32;
 /// The claims that are times (RFC 7519, sections 4.1.4 to 4.1.6). tokenmint sets `exp` and `iat`.
 const TIME_CLAIMS: &[&str] = &["exp", "iat", "nbf"];
 
+/// The most JSON of `fixed_claims`, in bytes. Headers of HTTP, in which tokens travel, are rarely longer than 8 KiB.
+const LONGEST_FIXED_CLAIMS: usize = 4096;
+
 /// The longest `kid` and `cty`, in bytes.
 const LONGEST_HEADER_VALUE: usize = 256;
 
@@ -129,10 +132,31 @@ fn parse_fixed_claims(section: &Section<'_>, subject_claim: Option<&str>) -> Mem
         if let Err(message) = check_fixed_name(name, subject_claim) {
             table.problem(name, message);
         } else if let Some(value) = to_json(&table.field(name), node, section.diagnostics()) {
+            if let Err(message) = check_registered_type(name, &value) {
+                table.problem(name, message);
+            }
             claims.push((name.to_owned(), value));
         }
     }
+    let json = serde_json::to_vec(&Json::Object(claims.clone())).expect("JSON can be written to memory");
+    let size = json.len();
+    if size > LONGEST_FIXED_CLAIMS {
+        let message =
+            format!("must be at most {LONGEST_FIXED_CLAIMS} bytes of JSON, not {size}: each token has them");
+        section.problem("fixed_claims", message);
+    }
     claims
+}
+
+/// Checks the type of a registered claim (RFC 7519, section 4.1).
+fn check_registered_type(name: &str, value: &Json) -> Result<(), &'static str> {
+    let is_text = |value: &Json| matches!(value, Json::String(_));
+    match (name, value) {
+        ("iss" | "sub", value) if !is_text(value) => Err("must be text (RFC 7519)"),
+        ("aud", Json::Array(values)) if values.iter().all(is_text) => Ok(()),
+        ("aud", value) if !is_text(value) => Err("must be text or a list of texts (RFC 7519)"),
+        _ => Ok(()),
+    }
 }
 
 fn check_fixed_name(name: &str, subject_claim: Option<&str>) -> Result<(), String> {
@@ -217,29 +241,31 @@ mod tests {
 
     #[test]
     fn each_setting_that_could_not_be_meant_is_refused_by_its_field_and_line() {
+        let long_claims =
+            format!("subject_claim = \"u\"\nfixed_claims = {{ long = \"{}\" }}", "x".repeat(5000));
         let kid_of_257 = format!("subject_claim = \"u\"\nkid = \"{}\"", "k".repeat(257));
         for (lines, field, why) in [
             ("", "hs256.x.subject_claim (", "is missing: the claim that names the user"),
             ("subject_claim = \"\"", "hs256.x.subject_claim (tokenmint.toml line 3)", "must not be empty"),
             ("subject_claim = 1", "hs256.x.subject_claim (", "must be a string, not an integer"),
-            ("subject_claim = \"exp\"", "hs256.x.subject_claim (", "must not be `exp`, a time"),
-            ("subject_claim = \"IAT\"", "hs256.x.subject_claim (", "must not be `IAT`, a time"),
-            ("subject_claim = \"nbf\"", "hs256.x.subject_claim (", "must not be `nbf`, a time"),
+            ("subject_claim = \"exp\"", "hs256.x.subject_claim (", "must not be `exp`, which is a time"),
+            ("subject_claim = \"IAT\"", "hs256.x.subject_claim (", "must not be `IAT`, which is a time"),
+            ("subject_claim = \"nbf\"", "hs256.x.subject_claim (", "must not be `nbf`, which is a time"),
             ("subject_claim = \"u\"\nfixed_claims = 1", "hs256.x.fixed_claims (", "must be a table"),
             (
                 "subject_claim = \"u\"\nfixed_claims = { exp = 1 }",
                 "hs256.x.fixed_claims.exp (",
-                "is set by tokenmint",
+                "is a time: remove it",
             ),
             (
                 "subject_claim = \"u\"\nfixed_claims = { Iat = 1 }",
                 "hs256.x.fixed_claims.Iat (",
-                "is set by tokenmint",
+                "is a time: remove it",
             ),
             (
                 "subject_claim = \"u\"\nfixed_claims = { nbf = 1 }",
                 "hs256.x.fixed_claims.nbf (",
-                "is set by tokenmint",
+                "is a time: remove it",
             ),
             (
                 "subject_claim = \"u\"\nfixed_claims = { jti = \"1\" }",
@@ -260,6 +286,17 @@ mod tests {
                 "subject_claim = \"u\"\nfixed_claims = { \"\" = 1 }",
                 "hs256.x.fixed_claims. (",
                 "must not be empty",
+            ),
+            (&long_claims, "hs256.x.fixed_claims (", "at most 4096 bytes of JSON, not 5011"),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { iss = 5 }",
+                "hs256.x.fixed_claims.iss (",
+                "must be text",
+            ),
+            (
+                "subject_claim = \"u\"\nfixed_claims = { aud = [\"a\", 1] }",
+                "hs256.x.fixed_claims.aud (",
+                "must be text or a list of texts",
             ),
             (
                 "subject_claim = \"u\"\nfixed_claims = { born = 1979-05-27 }",

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret as _, SecretString};
+
 use super::diagnostics::Diagnostics;
 use super::section::Section;
 use super::source::{
@@ -23,8 +25,8 @@ use super::source::{
 use super::values::paste_artifact;
 use super::written::WrittenSettings;
 use super::{
-    BundleConfig, CacheConfig, CallerConfig, Config, Hs256Kind, IdentityConfig, IssuerConfig, KeysetConfig,
-    Name, OauthConfig, ProfileKind, ServerConfig,
+    BundleConfig, CacheConfig, CallerConfig, Config, Hs256Kind, IdentityConfig, IssuerConfig,
+    IssuerKeySource, KeysetConfig, Name, OauthConfig, ProfileKind, ServerConfig,
 };
 use callers::{parse_caller, reject_shared_credentials, warn_unreachable_bundles, warn_unusable_credentials};
 pub(crate) use hs256::Hs256Config;
@@ -144,6 +146,7 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     assign_algorithms(keysets_section.as_ref(), &mut keysets, &identity, &oauth);
     reject_shared_credentials(root, &callers);
     reject_shared_jwts(root, &callers, &issuers);
+    reject_shared_secrets(root, &hs256, &issuers, server.as_ref());
     warn_unused_issuers(issuers_section.as_ref(), &issuers, &callers);
     warn_unusable_credentials(callers_section.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {
@@ -164,6 +167,35 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
         callers,
     });
     ParsedConfig { keysets, rest }
+}
+
+/// Rejects a secret that signs tokens and also does something else. With the secret of an issuer, for example, a caller of the profile
+/// could make JWTs of that issuer. Profiles of one kind may share their secret.
+fn reject_shared_secrets(
+    root: &Section<'_>,
+    hs256: &BTreeMap<Hs256Kind, BTreeMap<Name, Hs256Config>>,
+    issuers: &BTreeMap<Name, IssuerConfig>,
+    server: Option<&ServerConfig>,
+) {
+    let of_profiles = hs256.iter().flat_map(|(kind, profiles)| {
+        let section = kind.facts().section;
+        profiles.iter().map(move |(name, profile)| (section, format!("{section}.{name}"), &profile.secret))
+    });
+    let of_issuers = issuers.iter().filter_map(|(name, issuer)| match &issuer.keys {
+        IssuerKeySource::Secret(secret) => Some(("issuers", format!("issuers.{name}"), secret)),
+        IssuerKeySource::Fetched(_) | IssuerKeySource::File(_) => None,
+    });
+    let audit_key = server.and_then(|server| server.audit_key.as_ref());
+    let of_audit = audit_key.map(|secret| ("server", "server.audit_key".to_owned(), secret));
+    let all: Vec<_> = of_profiles.chain(of_issuers).chain(of_audit).collect();
+    for (at, (section, name, secret)) in all.iter().enumerate() {
+        let is_shared = |(other, _, used): &&(&str, String, &SecretString)| {
+            other != section && used.expose_secret() == secret.expose_secret()
+        };
+        if let Some((_, other, _)) = all[..at].iter().find(is_shared) {
+            root.problem(section, format!("`{other}` and `{name}` share a secret; give each its own"));
+        }
+    }
 }
 
 /// Parses each `[section.NAME]`. Invalid ones are reported and left out.

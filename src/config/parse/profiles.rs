@@ -97,9 +97,14 @@ pub(super) fn parse_claims(section: &Section<'_>, also_reserved: &[&str]) -> Vec
     let names =
         section.list("claims", |name| validate_text(name, LONGEST_CLAIM_NAME).map(|()| name.to_owned()));
     for name in &names {
-        let registered = |reserved: &&str| reserved.eq_ignore_ascii_case(name);
+        // `ſ` and `ı` are an `s` and an `i` to readers that ignore case.
+        let registered = |reserved: &&str| reserved.to_uppercase() == name.to_uppercase();
         if REGISTERED_CLAIMS.iter().chain(also_reserved).any(registered) {
             section.problem("claims", format!("`{name}` is set by tokenmint and never by a caller"));
+        }
+        // Fullwidth letters, for example, which some readers normalize to ASCII.
+        if name.chars().any(|c| ('\u{ff01}'..='\u{ff5e}').contains(&c)) {
+            section.problem("claims", format!("`{name}` has fullwidth characters: write the usual ones"));
         }
     }
     names

@@ -65,7 +65,7 @@ pub(super) fn parse_server(section: &Section<'_>) -> Option<ServerConfig> {
 fn parse_origin(section: &Section<'_>, paths: &str) -> Option<HttpsOrLoopbackUrl> {
     section.optional("url", |node| {
         let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
-        if url.is_origin() { Ok(url) } else { Err(format!("must have no path: {paths}")) }
+        if url.is_origin() { Ok(url) } else { Err(format!("must have no path and no query: {paths}")) }
     })
 }
 

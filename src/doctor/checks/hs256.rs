@@ -5,6 +5,7 @@ use crate::config::{Hs256Config, Hs256Kind};
 use crate::doctor::finding::{Observation, Observations};
 use crate::doctor::formatting::escape_and_truncate;
 use crate::doctor::input::CheckInput;
+use crate::doctor::token::JwtParts;
 use crate::json::Json;
 
 /// Checks the user claim, `alg` = HS256, no `crit` and no duplicate members. Warns if there is no `exp`.
@@ -46,7 +47,8 @@ pub(crate) fn names_user(input: &CheckInput<'_>, kind: Hs256Kind) -> Observation
         .collect()
 }
 
-/// Checks that the signature is HMAC-SHA256 with one of the configured secrets, and that the header has the `kid` of that secret.
+/// Checks that the signature is HMAC-SHA256 with one of the configured secrets, and that header and claims have what the profile of
+/// that secret sets.
 pub(crate) fn signed_with_secret(input: &CheckInput<'_>, kind: Hs256Kind) -> Observations {
     let (section, secret) = (kind.facts().section, kind.facts().secret);
     input
@@ -61,22 +63,33 @@ pub(crate) fn signed_with_secret(input: &CheckInput<'_>, kind: Hs256Kind) -> Obs
             if parts.header("alg") != Some("HS256") {
                 return Observation::skipped(about, "its algorithm isn't HS256");
             }
-            let has_kid = |profile: &Hs256Config| {
-                profile.kid.as_deref().is_none_or(|kid| parts.header("kid") == Some(kid))
+            // Profiles can share a secret, so the one that fits best decides.
+            let makers = input.makers(kind, parts).map(|(name, profile)| (name, deviations(profile, parts)));
+            let Some((name, deviations)) = makers.min_by_key(|(_, deviations)| deviations.len()) else {
+                return Observation::fail(about, format!("no {secret} of the configuration made it"));
             };
-            let makers: Vec<_> = input.makers(kind, parts).collect();
-            match (makers.iter().find(|(_, profile)| has_kid(profile)), makers.first()) {
-                (Some((name, _)), _) => {
-                    Observation::pass(about, format!("the secret of {section}.{name} made it"))
-                }
-                (None, Some((name, _))) => Observation::fail(
-                    about,
-                    format!("the secret of {section}.{name} made it, but its `kid` isn't the profile's"),
-                ),
-                (None, None) => Observation::fail(about, format!("no {secret} of the configuration made it")),
+            let made = format!("the secret of {section}.{name} made it");
+            if deviations.is_empty() {
+                return Observation::pass(about, made);
             }
+            Observation::fail(about, format!("{made}, but {}", deviations.join("; ")))
         })
         .collect()
+}
+
+/// The settings of the profile that the token doesn't have.
+fn deviations(profile: &Hs256Config, parts: &JwtParts) -> Vec<String> {
+    let members = [("kid", &profile.kid), ("cty", &profile.cty)];
+    let headers = members.into_iter().filter_map(|(name, value)| {
+        let value = value.as_deref()?;
+        (parts.header(name) != Some(value)).then(|| format!("its `{name}` isn't the profile's"))
+    });
+    let claims = profile.fixed_claims.iter().filter_map(|(name, value)| match parts.claim_value(name) {
+        Some(claim) if claim == value => None,
+        Some(_) => Some(format!("its `{name}` isn't the one of `fixed_claims`")),
+        None => Some(format!("it lacks `{name}` of `fixed_claims`")),
+    });
+    headers.chain(claims).collect()
 }
 
 fn advise_configuration(kind: Hs256Kind) -> String {

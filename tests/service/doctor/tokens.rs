@@ -34,7 +34,8 @@ pub const ZENDESK_SECRET: &str = "zendesk-messaging-secret-0123456789";
 /// A configuration with `[hs256.zendesk]`.
 pub fn with_zendesk() -> Given {
     let profile = format!(
-        "[hs256.zendesk]\nsecret = \"{ZENDESK_SECRET}\"\nsubject_claim = \"external_id\"\nkid = \"app_1\"\n[callers.web]"
+        "[hs256.zendesk]\nsecret = \"{ZENDESK_SECRET}\"\nsubject_claim = \"external_id\"\nkid = \"app_1\"\n\
+         fixed_claims = {{ scope = \"user\" }}\n[callers.web]"
     );
     Given::configured(&[("[callers.web]", &profile)])
 }
@@ -278,6 +279,10 @@ faults! {
         with_zendesk().token(&zendesk_token(
             &json!({"external_id": "42", "exp": seconds() + 600}), "app_2", ZENDESK_SECRET,
         ));
+    a_token_of_an_hs256_profile_without_a_fixed_claim: "hs256-secret", fail, "it lacks `scope` of `fixed_claims`",
+        zendesk(&json!({"external_id": "42", "exp": seconds() + 600}));
+    a_token_of_an_hs256_profile_with_another_fixed_claim: "hs256-secret", fail, "its `scope` isn't the one of `fixed_claims`",
+        zendesk(&json!({"external_id": "42", "scope": "admin", "exp": seconds() + 600}));
     an_assertion_for_the_token_endpoint_and_not_its_host: "audience", fail, "the address of the token endpoint",
         Given::nothing()
             .token(&assertion(&json!({"aud": "https://acme.my.salesforce.com/services/oauth2/token"})))

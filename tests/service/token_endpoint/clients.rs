@@ -179,7 +179,8 @@ async fn two_ways_of_authentication_in_one_request_are_refused() {
     ] {
         let headers: Vec<(&str, &str)> =
             header.iter().map(|value| ("authorization", value.as_str())).collect();
-        let description = refused(&service.form_to(PATH, &headers, &body).await, 400, "invalid_request");
+        let answer = service.form_to(PATH, &headers, &body).await;
+        let description = refused(&answer, 400, "invalid_request");
         assert!(description.starts_with("authenticate in one way"), "{description}");
     }
     let basic = basic("job:job-key");

@@ -3,7 +3,7 @@
 use super::{CLIENT_CREDENTIALS, JOB, PATH, TokenEndpoint, refused};
 
 /// Forms after `client_id` and `client_secret` of a caller, with the `field` of the error. All are 400 `invalid_request`.
-const BAD_FORMS: [(&str, Option<&str>); 44] = [
+const BAD_FORMS: &[(&str, Option<&str>)] = &[
     // No grant type
     ("", Some("grant_type")),
     ("&grant_type=", Some("grant_type")),
@@ -30,10 +30,11 @@ const BAD_FORMS: [(&str, Option<&str>); 44] = [
     ("&grant_type=client_credentials&code=x", Some("code")),
     ("&grant_type=client_credentials&redirect_uri=x", Some("redirect_uri")),
     ("&grant_type=client_credentials&format=json", Some("format")),
-    ("&grant_type=client_credentials&Profile=live", Some("a parameter")),
-    ("&grant_type=client_credentials&job-key-of-mine=1", Some("a parameter")),
-    ("&grant_type=client_credentials&=x", Some("a parameter")),
-    ("&grant_type=client_credentials&{\"a\":1}=x", Some("a parameter")),
+    ("&grant_type=client_credentials&Profile=live", Some("Profile")),
+    ("&grant_type=client_credentials&unknown=", Some("unknown")),
+    ("&grant_type=client_credentials&job-key-of-mine=1", None),
+    ("&grant_type=client_credentials&=x", None),
+    ("&grant_type=client_credentials&{\"a\":1}=x", None),
     // Not percent-encoded UTF-8
     ("&grant_type=client_credentials&profile=%", None),
     ("&grant_type=client_credentials&profile=%z1", None),
@@ -68,7 +69,7 @@ async fn a_bad_form_is_a_400_that_names_the_parameter() {
     for (form, field) in BAD_FORMS {
         let answer = service.form(&format!("client_id=job&client_secret=job-key{form}")).await;
         let description = refused(&answer, 400, "invalid_request");
-        assert_eq!(answer.json()["field"].as_str(), field, "{form}: {description}");
+        assert_eq!(answer.json()["field"].as_str(), *field, "{form}: {description}");
         assert!(!answer.text.contains("job-key"), "{form}: {}", answer.text);
     }
     assert_eq!(service.fake.asked(), 0);
@@ -91,12 +92,11 @@ async fn an_assertion_needs_its_type() {
 #[tokio::test]
 async fn a_form_of_many_parameters_is_refused_at_once() {
     let service = TokenEndpoint::start().await;
-    let many = |count: usize| (0..count).map(|n| format!("&a{n}=")).collect::<Vec<_>>().concat();
-    let answer = service.form(&format!("{JOB}{}", many(30))).await;
+    let many =
+        |count: u8| (0..count).map(|n| format!("&a_{}=", char::from(b'a' + n))).collect::<Vec<_>>().concat();
+    let answer = service.form(&format!("{JOB}{}&b=&c=&d=&e=", many(26))).await;
     refused(&answer, 400, "invalid_request");
     assert!(answer.text.contains("more than 32"), "{}", answer.text);
-    // Parameters without a value count as omitted.
-    service.form(&format!("{JOB}{}", many(29))).await.ok();
 }
 
 #[tokio::test]

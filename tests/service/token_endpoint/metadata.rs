@@ -30,7 +30,9 @@ async fn the_metadata_name_the_host_of_the_request_or_the_configured_address() {
     let of_host =
         |host: &str| Answer::of(service.client.get(format!("{}{PATH}", service.url)).header("host", host));
     assert_eq!(of_host("mint.internal:8080").await.ok()["issuer"], "http://mint.internal:8080");
-    for invalid in ["evil.example/path", "a b", "a\"b", "user@evil.example"] {
+    for invalid in
+        ["[::1", "a%00b", "evil.example:99999", "evil.example/path", "a b", "a\"b", "user@evil.example"]
+    {
         assert_eq!(of_host(invalid).await.status.as_u16(), 400, "{invalid}");
     }
     let path = service.workspace.path("tokenmint.toml");

@@ -101,9 +101,14 @@ async fn a_check_that_hangs_delays_the_answer_for_two_seconds() {
     let start = std::time::Instant::now();
     assert_eq!(token(&service).await, "token.1");
     assert!(start.elapsed() >= std::time::Duration::from_millis(1900), "{:?}", start.elapsed());
-    // The next clients don't wait.
+    // The next clients don't wait, and not after ten seconds either.
+    service.pass(20);
     assert_eq!(token(&service).await, "token.1");
     assert_eq!((service.fake.asked(), service.fake.checked()), (1, 1));
+    service.fake.answer_checks(200, "{}");
+    service.pass(10);
+    assert_eq!(token(&service).await, "token.1");
+    assert_eq!((service.fake.asked(), service.fake.checked()), (1, 2));
 }
 
 #[tokio::test]

@@ -34,14 +34,35 @@ def listed(text):
     return {name: bool(optional) for name, optional in re.findall(r"^- `(\w+)`( \(optional\))?: ", text, re.MULTILINE)}
 
 
-@pytest.mark.parametrize("path", [path for path, item in OPENAPI["paths"].items() if "post" in item])
+def section_of(path):
+    return PAGE.split(f"### `POST {path}`\n")[1].split("\n## ")[0].split("\n### ")[0]
+
+
+TOKEN_ENDPOINTS = ["/oauth2/token", "/services/oauth2/token"]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path, item in OPENAPI["paths"].items() if "post" in item and path not in TOKEN_ENDPOINTS]
+)
 def test_each_route_for_tokens_has_its_fields(path):
     operation = OPENAPI["paths"][path]["post"]
-    section = PAGE.split(f"### `POST {path}`\n")[1].split("\n## ")[0].split("\n### ")[0]
+    section = section_of(path)
     body, answer = section.split("**Body**")[1].split("**Answer**")
     assert listed(body) == fields(operation["requestBody"]["content"]["application/json"]["schema"])
     response = resolved(operation["responses"]["200"])
     assert listed(answer) == fields(response["content"]["application/json"]["schema"])
+
+
+def test_the_token_endpoint_has_its_parameters_and_fields():
+    """Each grant has a list of its own, and the credentials are in the text."""
+    first, second = (OPENAPI["paths"][path]["post"] for path in TOKEN_ENDPOINTS)
+    assert (first["requestBody"], first["responses"]) == (second["requestBody"], second["responses"])
+    parameters = fields(first["requestBody"]["content"]["application/x-www-form-urlencoded"]["schema"])
+    answer = fields(resolved(first["responses"]["200"])["content"]["application/json"]["schema"])
+    section = section_of(TOKEN_ENDPOINTS[0])
+    named = set(re.findall(r"`(\w+)[`=]", section))
+    assert named >= parameters.keys() | answer.keys()
+    assert listed(section).keys() <= parameters.keys() | answer.keys()
 
 
 def test_each_error_has_its_status_and_fields():

@@ -1,11 +1,13 @@
 //! Reads request bodies: checks the declared media type and encoding, and limits size and time.
 
-use axum::body::{Body, Bytes};
+use axum::BoxError;
+use axum::body::Body;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::{ApiError, AppState, RequestContext};
 
@@ -35,7 +37,8 @@ pub(super) static FORM: MediaType = MediaType {
     has_charset: false,
 };
 
-/// Reads the body of a request.
+/// Reads the body of a request. Its bytes are copied, so that a connection whose body arrives slowly doesn't keep hyper's buffers too.
+/// They are zeroized when dropped, because they may contain secrets.
 ///
 /// # Errors
 /// It isn't declared as `media`, is larger than `limits.body`, incomplete, or doesn't arrive in time.
@@ -44,11 +47,12 @@ pub(super) async fn read_body(
     body: Body,
     media: &MediaType,
     state: &AppState,
-) -> Result<Bytes, ApiError> {
+) -> Result<Zeroizing<Vec<u8>>, ApiError> {
     media.check(&parts.headers)?;
     let limit = state.limits.body;
+    let length = declared_length(&parts.headers);
     // Rejects a body that is declared too large before any of it is read.
-    if declared_length(&parts.headers).is_some_and(|length| length > limit) {
+    if length.is_some_and(|length| length > limit) {
         return Err(ApiError::BodyTooLarge(limit));
     }
     let within = state.limits.body_timeout();
@@ -56,14 +60,23 @@ pub(super) async fn read_body(
     if let Some(context) = parts.extensions.get::<RequestContext>() {
         deadline = deadline.min(context.started_at + state.limits.request_timeout);
     }
-    let body = Limited::new(body, limit).collect();
-    let body = tokio::time::timeout_at(deadline, body).await;
-    let body = body.map_err(|_| ApiError::ReceiveTimeout { what: "body", within })?;
-    let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
+    let mut body = Limited::new(body, limit);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.unwrap_or_default()));
+    let read_all = async {
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok(())
+    };
+    let read = tokio::time::timeout_at(deadline, read_all).await;
+    let read: Result<(), BoxError> = read.map_err(|_| ApiError::ReceiveTimeout { what: "body", within })?;
+    read.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
         Some(_) => ApiError::BodyTooLarge(limit),
         None => ApiError::IncompleteBody,
     })?;
-    Ok(body.to_bytes())
+    Ok(bytes)
 }
 
 impl MediaType {

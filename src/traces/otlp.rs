@@ -182,10 +182,10 @@ impl RecordedSpan {
         };
         match attribute {
             SpanAttribute::Caller(name) => {
-                span.set_attribute(KeyValue::new("tokenmint.caller", name.to_string()))
+                span.set_attribute(KeyValue::new("tokenmint.caller", name.to_string()));
             }
             SpanAttribute::Profile(name) => {
-                span.set_attribute(KeyValue::new("tokenmint.profile", name.to_string()))
+                span.set_attribute(KeyValue::new("tokenmint.profile", name.to_string()));
             }
             SpanAttribute::ResponseStatus(status) => {
                 span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));

@@ -114,13 +114,13 @@ def slow_clients():
         # One that was answered takes 12.5 KiB. The goal is that of a release build with 10,000 of them.
         each = (max(memory) - memory[0]) / count / 2**10
         expect(each < 12.5, f"{each:.1f} KiB a connection, {max(memory) / 2**20:.1f} MiB in all")
-        expect(not FULL or max(memory) < 96 * 2**20, f"{max(memory) / 2**20:.1f} MiB, {each:.1f} KiB a connection")
+        expect(not FULL or max(memory) < 48 * 2**20, f"{max(memory) / 2**20:.1f} MiB, {each:.1f} KiB a connection")
         expect(not seen_by_others.lost, f"others lost {seen_by_others.lost} answers")
         expect(set(seen_by_others.statuses) == {200}, f"others saw {seen_by_others.statuses}")
         expect(service.panics() == 0, "it panicked")
         seen = (
             f"{count} in {len(kinds)} patterns: each closed within {lasted[longest]:.1f} s, all {gone:.1f} s after the last came; "
-            f"{max(memory) / 2**20:.0f} MiB at most, {each:.1f} KiB for each (asserted: 12.5; by FULL=1, 96 MiB in all), "
+            f"{max(memory) / 2**20:.0f} MiB at most, {each:.1f} KiB for each (asserted: 12.5; by FULL=1, 48 MiB in all), "
             f"{after} descriptors ({base} before); others were served meanwhile, p99 {ms(percentile(seen_by_others.took, 0.99))}"
         )
         return seen, recovered

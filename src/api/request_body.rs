@@ -61,11 +61,11 @@ pub(super) async fn read_body(
         deadline = deadline.min(context.started_at + state.limits.request_timeout);
     }
     let mut body = Limited::new(body, limit);
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length.unwrap_or_default()));
+    let mut bytes = Zeroizing::default();
     let read_all = async {
         while let Some(frame) = body.frame().await {
             if let Ok(data) = frame?.into_data() {
-                bytes.extend_from_slice(&data);
+                append(&mut bytes, &data);
             }
         }
         Ok(())
@@ -77,6 +77,17 @@ pub(super) async fn read_body(
         None => ApiError::IncompleteBody,
     })?;
     Ok(bytes)
+}
+
+/// Appends `data`. The buffer grows with what arrives, not with what a client declares, and an outgrown buffer is zeroized.
+fn append(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
+    let length = bytes.len() + data.len();
+    if length > bytes.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(length.max(2 * bytes.capacity())));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
+    bytes.extend_from_slice(data);
 }
 
 impl MediaType {

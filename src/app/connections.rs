@@ -5,6 +5,9 @@
 //! that sends its request at once is served. A connection counts as idle while its client has to act: during the TLS handshake,
 //! while a head or a body is awaited, and while the client receives a response.
 //!
+//! A connection is charged for the memory that it takes while its client has to act. It isn't for the memory of a request on which
+//! the service works, because that ends soon, and closing others wouldn't make it smaller.
+//!
 //! A request usually updates only atomics of its own connection. The table is locked when a connection opens or closes, and
 //! searched only when a limit is reached.
 
@@ -19,19 +22,24 @@ use tokio::time::Instant;
 
 use crate::api::{ApiError, BodyGate};
 
-/// The memory budget of a listener for each connection of its limit, in bytes. So 10,000 connections are charged at most 30 MiB.
-/// The charges leave memory out: a connection whose body is awaited takes 20 KiB, and is charged 12.5. So the process takes up to
-/// 78 MiB, its own 16 MiB included, where the goal is 48 (case 53 of `tests/chaos`, `FULL=1`).
-const BUDGET_BYTES_PER_CONNECTION: usize = 3 << 10;
+/// The memory budget of a listener for each connection of its limit, in bytes. So 10,000 connections are charged at most 27 MiB. The
+/// process, which has 17 MiB itself, takes less than 48 (case 53 of `tests/chaos`).
+const BUDGET_BYTES_PER_CONNECTION: usize = 11 << 8;
 /// The smallest memory budget of a listener, in bytes.
 const MIN_LISTENER_BYTES: usize = 16 << 20;
-/// The memory of an open connection, in bytes: its task, its socket, its entry in the table. This and the next two constants
-/// are rounded from 2.6, 9.2 and 16.3 KiB, the growth of `RssAnon` with a thousand connections.
+// The following charges are rounded up from what a thousand connections of one kind allocate (`mallinfo2`), divided by a thousand:
+// 2.3 KiB for a silent connection, 31 more while a body is awaited, 21 more while a response isn't read. The latter two are multiplied by
+// 1.2: the allocator keeps as much more when connections are evicted and others opened.
+/// The memory of an open connection, in bytes: its task, its socket, its entry in the table.
 const CONNECTION_BYTES: usize = 5 << 9;
-/// The additional memory of hyper from the first request on, in bytes: a read buffer of 8 KiB and its state.
-pub(crate) const HYPER_BYTES: usize = 10 << 10;
 /// The additional memory of TLS, in bytes: its state and a record buffer.
 pub(crate) const TLS_BYTES: usize = 16 << 10;
+/// The additional memory while a body is awaited, in bytes: hyper, the head, and the state of the handler.
+const REQUEST_BYTES: usize = 37 << 10;
+/// The memory of a received byte of a request, in bytes: the buffer that collects a body grows by doubling.
+const RECEIVED_FACTOR: usize = 2;
+/// The additional memory while a response isn't read, in bytes: hyper and the response.
+const RESPONSE_BYTES: usize = 25 << 10;
 /// An eviction closes this fraction (1/100) of the connections, at least one. So a flood doesn't cause a search of the table
 /// for each new connection.
 const EVICTION_DIVISOR: usize = 100;
@@ -65,10 +73,10 @@ pub(crate) struct Connection {
     idle_since: AtomicU64,
     /// The memory that the connection is charged for, in bytes.
     bytes: AtomicUsize,
-    /// The capacity of the buffer for an incomplete head, or for bytes that arrive before the response, in bytes.
-    partial: AtomicUsize,
-    /// The bytes of the current body that were read from the socket.
-    body: AtomicUsize,
+    /// The capacity of the buffer for bytes that hyper hasn't taken yet, in bytes.
+    pending: AtomicUsize,
+    /// The memory that the current request or response is charged for, in bytes, while the client has to act.
+    exchange: AtomicUsize,
     evicted: Notify,
     /// When the first byte of the current request arrived, in microseconds since `connections.epoch`.
     request_started: AtomicU64,
@@ -111,8 +119,8 @@ impl Connections {
             connections: self.clone(),
             idle_since: AtomicU64::new(self.now()),
             bytes: AtomicUsize::new(0),
-            partial: AtomicUsize::new(0),
-            body: AtomicUsize::new(0),
+            pending: AtomicUsize::new(0),
+            exchange: AtomicUsize::new(0),
             evicted: Notify::new(),
             request_started: AtomicU64::new(0),
             writing: AtomicBool::new(false),
@@ -197,9 +205,14 @@ impl Connection {
         }
     }
 
-    /// Sets the charge for the buffer of an incomplete head, or of bytes that arrive before the response, to `bytes`.
-    pub(crate) fn set_partial_head(&self, bytes: usize) {
-        let before = self.partial.swap(bytes, Ordering::Relaxed);
+    /// Sets the capacity of the buffer for bytes that hyper hasn't taken yet.
+    pub(crate) fn set_pending(&self, bytes: usize) {
+        self.set_charge(&self.pending, bytes + bytes / 4);
+    }
+
+    /// Sets one of the connection's charges to `bytes`.
+    fn set_charge(&self, charge: &AtomicUsize, bytes: usize) {
+        let before = charge.swap(bytes, Ordering::Relaxed);
         if bytes > before {
             self.charge(bytes - before);
         } else if bytes < before {
@@ -207,10 +220,14 @@ impl Connection {
         }
     }
 
-    /// Charges the connection for `bytes` more of the current body, until the response.
-    pub(crate) fn charge_body(&self, bytes: usize) {
-        self.body.fetch_add(bytes, Ordering::Relaxed);
-        self.charge(bytes);
+    /// Charges the connection for a request of which `received` bytes are there and the client has to send more.
+    pub(crate) fn charge_request(&self, received: usize) {
+        self.set_charge(&self.exchange, REQUEST_BYTES + RECEIVED_FACTOR * received);
+    }
+
+    /// Charges the connection for a response that the client has to read.
+    pub(crate) fn charge_response(&self) {
+        self.set_charge(&self.exchange, RESPONSE_BYTES);
     }
 
     /// Since when the connection is idle, like the field; 0 if it isn't. While a body is awaited, since the request began.
@@ -252,29 +269,27 @@ impl Connection {
         self.idle_since.load(Ordering::Relaxed) == 0
     }
 
-    /// Records that hyper writes a response, until [`finish_response`](Self::finish_response). From now on the connection is
-    /// idle, unless hyper already has the next head.
+    /// Records that hyper writes a response, until [`finish_response`](Self::finish_response). From now on the connection is idle.
     pub(crate) fn start_response(&self) {
         self.writing.store(true, Ordering::Relaxed);
-        let body = self.body.swap(0, Ordering::Relaxed);
-        if body > 0 {
-            self.release(body);
-        }
-        if !self.has_checked_head() {
-            self.idle_since.store(self.connections.now(), Ordering::Relaxed);
+        self.idle_since.store(self.connections.now(), Ordering::Relaxed);
+    }
+
+    /// Records that hyper has no more to write. If it has written an interim response, the request goes on.
+    pub(crate) fn finish_response(&self) {
+        if self.writing.swap(false, Ordering::Relaxed) {
+            self.set_charge(&self.exchange, 0);
         }
     }
 
-    /// Records that the response was written to the socket.
-    pub(crate) fn finish_response(&self) {
-        self.writing.store(false, Ordering::Relaxed);
+    /// Whether the response to the current request was written to the socket.
+    pub(crate) fn is_answered(&self) -> bool {
+        !self.is_answering() && !self.writing.load(Ordering::Relaxed)
     }
 
     /// Whether the connection is idle, its last response is written, and no byte of another request has arrived.
     pub(crate) fn is_unused(&self) -> bool {
-        self.idle_since.load(Ordering::Relaxed) != 0
-            && !self.writing.load(Ordering::Relaxed)
-            && self.partial.load(Ordering::Relaxed) == 0
+        self.is_answered() && self.pending.load(Ordering::Relaxed) == 0
     }
 
     /// Waits until the connection is evicted.
@@ -402,20 +417,20 @@ mod tests {
         let mut open = Vec::new();
         for n in 0..10_000_usize {
             let permit = admitted(&connections).await;
-            // An incomplete head of up to 8 KiB, or an answered request.
-            permit.connection.set_partial_head(n % 8192);
+            // An incomplete head of up to 8 KiB, or a response that isn't read.
+            permit.connection.set_pending(n % 8192);
             if n % 3 == 0 {
-                permit.connection.set_partial_head(0);
-                permit.connection.charge(HYPER_BYTES);
+                permit.connection.set_pending(0);
+                permit.connection.charge_response();
             }
             // A part of a body, for whose rest the handler waits.
             if n % 3 == 1 {
-                permit.connection.set_partial_head(0);
+                permit.connection.set_pending(0);
                 permit.connection.start_request();
                 permit.connection.mark_head_checked(true);
                 let mut body = GatedBody::new(Unfinished, permit.connection.body_gate.clone());
                 assert!(poll!(body.frame()).is_pending());
-                permit.connection.charge_body(16 << 10);
+                permit.connection.charge_request(8 << 10);
             }
             assert!(connections.bytes() <= 10_000 * BUDGET_BYTES_PER_CONNECTION);
             open.push(permit);

@@ -7,8 +7,9 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,14 +19,14 @@ use axum::routing::future::RouteFuture;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use prometheus::{IntCounter, IntGauge};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::connections::{Connection, ConnectionPermit, Connections, HYPER_BYTES, TLS_BYTES};
+use super::connections::{Connection, ConnectionPermit, Connections, TLS_BYTES};
 use super::request_scanner::ScannedStream;
 use super::tls::ClientCertificate;
 use crate::api::{ApiError, GatedBody, RequestContext, RouteGroup};
@@ -66,7 +67,8 @@ pub(super) struct HttpServer {
 impl HttpServer {
     pub(super) fn new(deps: ListenerDeps) -> Self {
         let mut hyper = http1::Builder::new();
-        hyper.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HYPER_BUFFER);
+        // hyper gets complete heads, so it needs no timer for them.
+        hyper.header_read_timeout(None).max_buf_size(HYPER_BUFFER);
         let max_head = if deps.groups == [RouteGroup::Public] { MAX_PUBLIC_HEAD } else { MAX_HEAD };
         Self { hyper, max_head, router: deps.router, clock: deps.clock }
     }
@@ -189,7 +191,18 @@ pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(stream: S, deps: Li
     serve_http(&HttpServer::new(deps), stream, client, deadline, &permit, &CancellationToken::new()).await;
 }
 
-/// Waits for the first request head, then runs hyper on the scanned stream until the connection ends.
+/// How a request ended.
+#[derive(PartialEq, Eq)]
+enum Answer {
+    /// It was answered, and another one may follow.
+    KeepAlive,
+    /// It was answered, and is the last one.
+    Last,
+    Failed,
+}
+
+/// Waits for a request head, runs hyper on the scanned stream until the response is written, and repeats this until the connection
+/// ends. So a connection takes hyper's memory, 18 KiB, only during a request.
 async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
     http: &HttpServer,
     stream: S,
@@ -200,26 +213,38 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let connection = permit.connection();
     let mut stream = ScannedStream::new(stream, connection.clone(), http.max_head);
-    let head = tokio::select! {
-        biased;
-        head = timeout_at(deadline, poll_fn(|cx| stream.poll_head(cx))) => matches!(head, Ok(Ok(true))),
-        () = wait_for_close(connection, stop) => false,
-    };
-    if !head {
-        return stream.close(false).await;
-    }
-    connection.charge(HYPER_BYTES);
     let (router, clock) = (http.router.clone(), http.clock.clone());
     let service = ConnectionService { router, clock, client, connection: connection.clone() };
-    // Boxed, so that a connection without a request doesn't pay for hyper's memory.
-    let mut hyper = Box::pin(http.hyper.serve_connection(TokioIo::new(stream), service));
-    // An error here comes from the client or the network, and the client notices it too. So it isn't logged.
-    let is_answered = tokio::select! {
-        biased;
-        ended = poll_fn(|cx| hyper.poll_without_shutdown(cx)) => ended.is_ok(),
-        () = wait_for_close(connection, stop) => false,
-    };
-    Pin::into_inner(hyper).into_parts().io.into_inner().close(is_answered).await;
+    let mut deadline = deadline;
+    let mut closing = pin!(wait_for_close(connection, stop));
+    loop {
+        let head = tokio::select! {
+            biased;
+            head = timeout_at(deadline, poll_fn(|cx| stream.poll_head(cx))) => matches!(head, Ok(Ok(true))),
+            () = &mut closing => false,
+        };
+        if !head {
+            return stream.close(false).await;
+        }
+        // Boxed, so that a connection without a request doesn't pay for hyper's memory.
+        let mut hyper = Box::pin(http.hyper.serve_connection(TokioIo::new(stream), &service));
+        // hyper ends by itself only if the connection closes. Each response has one frame, so what is written is all of it. An
+        // error here comes from the client or the network, and the client notices it too. So it isn't logged.
+        let answer = poll_fn(|cx| match hyper.poll_without_shutdown(cx) {
+            Poll::Pending if connection.is_answered() => Poll::Ready(Answer::KeepAlive),
+            poll => poll.map(|ended| if ended.is_ok() { Answer::Last } else { Answer::Failed }),
+        });
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = &mut closing => Answer::Failed,
+        };
+        stream = Pin::into_inner(hyper).into_parts().io.into_inner();
+        if answer != Answer::KeepAlive || !stream.is_reusable() {
+            return stream.close(answer != Answer::Failed).await;
+        }
+        deadline = Instant::now() + HEAD_TIMEOUT;
+    }
 }
 
 /// Waits until the connection must be closed from our side: because it is evicted, or because the service stops and no

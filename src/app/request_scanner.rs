@@ -40,6 +40,8 @@ pub(crate) struct ScannedStream<S> {
     pending: Vec<u8>,
     scanner: RequestScanner,
     connection: Arc<Connection>,
+    /// The length of what was received of the current request, in bytes.
+    received: usize,
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -115,7 +117,7 @@ impl RequestScanner {
 impl<S> ScannedStream<S> {
     pub(crate) const fn new(stream: S, connection: Arc<Connection>, max_head: usize) -> Self {
         let scanner = RequestScanner { scan_state: ScanState::NEXT, max_head };
-        Self { stream, pending: Vec::new(), scanner, connection, write_timer: None }
+        Self { stream, pending: Vec::new(), scanner, connection, received: 0, write_timer: None }
     }
 
     /// Passes pending bytes of the current request to hyper. Returns whether there were any.
@@ -130,6 +132,7 @@ impl<S> ScannedStream<S> {
         if given == self.pending.len() {
             // Frees the buffer, so that an idle connection has none.
             self.pending = Vec::new();
+            self.connection.set_pending(0);
         } else {
             self.pending.drain(..given);
         }
@@ -140,6 +143,16 @@ impl<S> ScannedStream<S> {
             }
         }
         given > 0
+    }
+
+    /// Whether the next request may follow: the current one was passed on, and its body was read to its end. If it wasn't, the
+    /// response has told the client that the connection closes.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.is_between_requests() && self.connection.body_gate.is_consumed()
+    }
+
+    const fn is_between_requests(&self) -> bool {
+        matches!(self.scanner.scan_state, ScanState::Head { .. })
     }
 
     /// Replaces the request by a synthetic one with the same request ID, which the service answers with `error`. Then the
@@ -163,6 +176,7 @@ impl<S> ScannedStream<S> {
         poll: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if poll.is_pending() {
+            self.connection.charge_response();
             let write_timer =
                 self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
             ready!(write_timer.as_mut().poll(cx));
@@ -181,15 +195,14 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
                 self.connection.start_request();
             }
             let Some(framing) = self.scanner.scan(&mut self.pending) else {
-                self.connection.set_partial_head(self.pending.capacity());
                 if !ready!(self.poll_chunk(cx))? {
                     return Poll::Ready(Ok(false));
                 }
                 continue;
             };
-            self.connection.set_partial_head(0);
-            self.connection
-                .mark_head_checked(matches!(framing, Ok(BodyFraming::Length(1..) | BodyFraming::Chunked)));
+            let has_body = matches!(framing, Ok(BodyFraming::Length(1..) | BodyFraming::Chunked));
+            self.received = self.pending.len();
+            self.connection.mark_head_checked(has_body);
             if let Err(error) = framing {
                 self.replace_with_error(error);
             }
@@ -204,7 +217,6 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
             if !ready!(self.poll_chunk(cx))? {
                 return Poll::Ready(Ok(()));
             }
-            self.connection.set_partial_head(self.pending.capacity());
         }
         Poll::Pending
     }
@@ -216,6 +228,7 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
         let mut piece = ReadBuf::uninit(&mut piece);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
         self.pending.extend_from_slice(piece.filled());
+        self.connection.set_pending(self.pending.capacity());
         Poll::Ready(Ok(!piece.filled().is_empty()))
     }
 }
@@ -225,7 +238,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
     /// does so only if the last request was rejected, chunked, or not read to its end. Without this the kernel would reset the
     /// connection, and the client might lose the response.
     pub(crate) async fn close(mut self, is_answered: bool) {
-        let should_linger = is_answered && !matches!(self.scanner.scan_state, ScanState::Head { .. });
+        let should_linger = is_answered && !self.is_between_requests();
         let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.stream.shutdown()).await;
         if should_linger && matches!(ended, Ok(Ok(()))) {
             let rest =
@@ -250,9 +263,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
                 if self.connection.is_answering() {
                     return self.poll_end(cx);
                 }
-                if !ready!(self.poll_head(cx))? {
-                    return Poll::Ready(Ok(()));
-                }
+                // hyper wants the next request. It ends here, and another one serves that.
+                return Poll::Pending;
             }
             if self.fill(buffer) {
                 return Poll::Ready(Ok(()));
@@ -261,10 +273,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
                 return Poll::Pending;
             }
             ready!(self.connection.body_gate.poll_open(cx));
-            if !ready!(self.poll_chunk(cx))? {
+            let chunk = self.poll_chunk(cx);
+            if chunk.is_pending() {
+                self.connection.charge_request(self.received);
+            }
+            if !ready!(chunk)? {
                 return Poll::Ready(Ok(()));
             }
-            self.connection.charge_body(self.pending.len());
+            self.received += self.pending.len();
         }
     }
 }

@@ -11,6 +11,7 @@ use x509_parser::oid_registry::{
 };
 use x509_parser::prelude::X509Certificate;
 use x509_parser::public_key::PublicKey as AnyKey;
+use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 use super::public_numbers::PublicNumbers;
 
@@ -53,16 +54,26 @@ impl TbsSignature {
     }
 
     /// Verifies the signature with the certificate's own key; `None` if it isn't self-signed, or its key isn't RSA. A
-    /// certificate counts as self-signed if issuer and subject are the same, or if its own key made the signature. So an
+    /// certificate counts as self-signed if issuer and subject are the same text, or if its own key made the signature. So an
     /// altered name doesn't hide that it was self-signed.
     pub(crate) fn self_signature(
         &self,
         certificate: &X509Certificate<'_>,
         key: Option<&PublicNumbers>,
     ) -> Option<SignatureStatus> {
-        let self_issued = certificate.issuer().as_raw() == certificate.subject().as_raw();
+        let self_issued = has_same_text(certificate.issuer(), certificate.subject());
         key.filter(|key| self_issued || key.is_signer_of(&self.octets)).map(|key| self.verify_with(key))
     }
+}
+
+/// Whether two names have the same attributes, whatever the types of their strings and the case of their letters (RFC 5280,
+/// section 7.1).
+fn has_same_text(one: &X509Name<'_>, other: &X509Name<'_>) -> bool {
+    let is_same = |(one, other): (&AttributeTypeAndValue<'_>, &AttributeTypeAndValue<'_>)| {
+        one.attr_type() == other.attr_type() && one.as_slice().eq_ignore_ascii_case(other.as_slice())
+    };
+    one.iter_attributes().count() == other.iter_attributes().count()
+        && one.iter_attributes().zip(other.iter_attributes()).all(is_same)
 }
 
 fn rsa_parameters(certificate: &X509Certificate<'_>) -> Option<&'static RsaParameters> {

@@ -10,9 +10,9 @@
 //! - Each mutator does what it says: it changes something, and what it changes is refused always, sometimes or never.
 //! - The verifiers decide. A crash of judge.py is no refusal; it fails the test.
 //!
-//! The environment variable MUTATIONS is the number of mutations, 11,000 by default. They are the same in each run but for the
-//! keys, which are new each time. So a failure keeps one set of each mutator below `target/tmp/mutations`, and prints the commands that
-//! show it.
+//! The environment variable MUTATIONS is the number of mutations, 11,000 by default, and MUTATOR the name of the only mutator to
+//! use. Mutations are the same in each run but for the keys, which are new each time. So a failure keeps one set of each mutator
+//! below `target/tmp/mutations`, prints the commands that show it, and is printed before the table, because a CI log may be cut.
 //!
 //! The checks run in this process, because a process for each mutation would take minutes. The binary is run for every hundredth
 //! mutation and for every healthy set, and must end like the checks.
@@ -357,10 +357,14 @@ fn mutations_end_with_0_where_they_are_harmless_and_never_where_a_judge_refuses(
     let all = std::env::var_os("MUTATIONS").map_or(MUTATIONS, |text| {
         text.to_str().and_then(|text| text.parse().ok()).expect("MUTATIONS is a number")
     });
-    let shares: usize = MUTATORS.iter().map(|mutator| mutator.share).sum();
-    let of_arm =
+    let only = std::env::var_os("MUTATOR");
+    let is_used = |mutator: &Mutator| only.as_ref().is_none_or(|name| name.as_os_str() == mutator.name);
+    let used = || MUTATORS.iter().enumerate().filter(|(_, mutator)| is_used(mutator));
+    let shares: usize = used().map(|(_, mutator)| mutator.share).sum();
+    let of_mutator =
         |(at, mutator): (usize, &Mutator)| std::iter::repeat_n(at, (mutator.share * all).div_ceil(shares));
-    let mutators: Vec<usize> = MUTATORS.iter().enumerate().flat_map(of_arm).collect();
+    let mutators: Vec<usize> = used().flat_map(of_mutator).collect();
+    assert!(!mutators.is_empty(), "no mutator is named {only:?}");
     let seeds: Vec<(u64, usize)> = (0..).zip(mutators).collect();
     let workspace = Workspace::new();
 
@@ -397,17 +401,12 @@ fn mutations_end_with_0_where_they_are_harmless_and_never_where_a_judge_refuses(
         }
     }
 
-    println!("made, changed, refused by a judge, ended with 0 by doctor and by verify:");
-    for (mutator, MutatorCounts { made, changed, refused, ends_well: [doctor, verify] }) in
-        MUTATORS.iter().zip(&counts_by_mutator)
-    {
-        println!("{made:6} {changed:6} {refused:6} {doctor:6} {verify:6}  {}", mutator.name);
-    }
     let idle: Vec<&str> = MUTATORS
         .iter()
         .zip(&counts_by_mutator)
         .filter(|(mutator, counts)| {
-            counts.changed == 0 || (mutator.refused == Refused::Sometimes && counts.refused == 0)
+            is_used(mutator)
+                && (counts.changed == 0 || (mutator.refused == Refused::Sometimes && counts.refused == 0))
         })
         .map(|(mutator, _)| mutator.name)
         .collect();
@@ -416,7 +415,13 @@ fn mutations_end_with_0_where_they_are_harmless_and_never_where_a_judge_refuses(
         let (count, made) = (wrong.len(), counts_by_mutator[*mutator].made);
         format!("\"{name}\", {count} of {made}, the first: {}\n{}", faults.join("; "), kept(name, set))
     });
-    let shown: Vec<String> = shown.collect();
-    assert!(shown.is_empty(), "wrong by mutator:\n\n{}", shown.join("\n\n"));
+    let shown = shown.collect::<Vec<String>>().join("\n\n");
+    println!("{shown}\n\nmade, changed, refused by a judge, ended with 0 by doctor and by verify:");
+    for (mutator, MutatorCounts { made, changed, refused, ends_well: [doctor, verify] }) in
+        MUTATORS.iter().zip(&counts_by_mutator)
+    {
+        println!("{made:6} {changed:6} {refused:6} {doctor:6} {verify:6}  {}", mutator.name);
+    }
+    assert!(shown.is_empty(), "wrong by mutator:\n\n{shown}");
     assert!(idle.is_empty(), "mutators that change nothing, or nothing that a judge minds: {idle:?}");
 }

@@ -56,6 +56,11 @@ pub(crate) fn signed_with_secret(input: &CheckInput<'_>, kind: Hs256Kind) -> Obs
         .map(|(token, parts, _)| {
             let about = &token.about;
             if input.configured.hs256(kind).next().is_none() {
+                if input.configured.config.is_some() {
+                    let seen =
+                        format!("the configuration has no [{section}.NAME] whose secret could have made it");
+                    return Observation::fail(about, seen).with_advice(advise_configuration(kind));
+                }
                 let reason =
                     format!("no {secret} was there to check its signature: {}", advise_configuration(kind));
                 return Observation::skipped(about, reason);

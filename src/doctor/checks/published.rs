@@ -83,6 +83,10 @@ pub(crate) fn jwk_members(input: &CheckInput<'_>) -> Observations {
             if jwk.has("key_ops") && !jwk.array_contains("key_ops", "verify") {
                 faults.push("its `key_ops` don't list verify".to_owned());
             }
+            let is_url = |text: &str| text.starts_with("https://") || text.starts_with("http://");
+            if jwk.has("x5u") && !jwk.text("x5u").is_some_and(is_url) {
+                faults.push("its `x5u` isn't a URL".to_owned());
+            }
             let numbers: Vec<&str> = ["n", "e"].into_iter().filter(|name| !jwk.has(name)).collect();
             let certified = numbers.len() == 2 && jwk.certificate().is_some();
             if !numbers.is_empty() && !certified {

@@ -105,18 +105,8 @@ fn judge_signature(
         return Observation::skipped(about, "its algorithm is none that Salesforce takes");
     }
     let verification_keys = input.verification_keys(purpose, parts);
-    if verification_keys.is_empty()
-        && !input.given.has_verification_keys()
-        && !input.configured.problems.is_empty()
-    {
-        let reason = "the configuration doesn't load (`tokenmint check` says why), and no key was given to check its \
-                      signature";
-        return Observation::skipped(about, reason);
-    }
     if verification_keys.is_empty() {
-        let reason = "no key was there to check its signature: give the file of its key, certificate or JWK, or the address of its \
-                      JWK Set (--jwks)";
-        return Observation::skipped(about, reason);
+        return unverifiable(input, about, purpose);
     }
     let kid = parts.header("kid");
     let candidates = candidate_keys(&verification_keys, kid, purpose);
@@ -157,6 +147,26 @@ fn judge_signature(
         Purpose::Assertion => rejected.with_advice(ASSERTION_FIX),
         Purpose::Identity | Purpose::Hs256(_) | Purpose::Incoming => rejected,
     }
+}
+
+/// The result for a token that no known key may verify. A configuration that loads should have that key.
+fn unverifiable(input: &CheckInput<'_>, about: &str, purpose: Purpose) -> Observation {
+    let (configured, nothing_given) = (&input.configured, !input.given.has_verification_keys());
+    if nothing_given && !configured.problems.is_empty() {
+        let reason = "the configuration doesn't load (`tokenmint check` says why), and no key was given to check its \
+                      signature";
+        return Observation::skipped(about, reason);
+    }
+    if nothing_given && configured.config.is_some() {
+        let profile = if purpose == Purpose::Assertion { "oauth" } else { "identity" };
+        let seen = format!("no [{profile}.NAME] of the configuration has a key that could have signed it");
+        return Observation::fail(about, seen).with_advice(
+            "give the configuration of the service that minted it (--config), or the file of its key, certificate or JWK",
+        );
+    }
+    let reason = "no key was there to check its signature: give the file of its key, certificate or JWK, or the address of its \
+                  JWK Set (--jwks)";
+    Observation::skipped(about, reason)
 }
 
 /// The keys that may verify a token with this `kid`.

@@ -128,6 +128,8 @@ faults! {
         Given::nothing().file("Key1.crt", &pem_of(&openssl("ec -pkeyopt ec_paramgen_curve:P-256")));
     a_certificate_that_was_altered: "certificate-form", fail, "a signature that isn't its own key's",
         Given::nothing().file("Key1.crt", &pem_of(&spoilt(&certificate(-1, 730, |_| ()))));
+    an_altered_certificate_whose_issuer_has_another_type_of_string: "certificate-form", fail, "a signature that isn't its own key's",
+        Given::nothing().file("Key1.crt", &pem_of(&with_printable_issuer(&spoilt(&certificate(-1, 730, |_| ())))));
     a_jwk_whose_certificate_was_altered: "certificate-form", fail, "a signature that isn't its own key's",
         Given::nothing().jwk(&with_chain(&[&spoilt(&PAIRS[0])]));
     a_chain_of_strangers: "certificate-form", fail, "not certified by the one behind it",
@@ -241,6 +243,15 @@ fn as_sha1(pair: &Pair) -> Pair {
     let place =
         certificate.windows(sha256.len()).rposition(|octets| octets == sha256).expect("the algorithm");
     certificate[place + sha256.len() - 1] = 0x05;
+    Pair { pem: pair.pem.clone(), certificate }
+}
+
+/// The same certificate with its issuer's name as a `PrintableString`.
+fn with_printable_issuer(pair: &Pair) -> Pair {
+    let utf8_name = [0x06, 0x03, 0x55, 0x04, 0x03, 0x0c];
+    let mut certificate = pair.certificate.clone();
+    let place = certificate.windows(utf8_name.len()).position(|octets| octets == utf8_name).expect("a name");
+    certificate[place + utf8_name.len() - 1] = 0x13;
     Pair { pem: pair.pem.clone(), certificate }
 }
 

@@ -98,6 +98,8 @@ faults! {
         Given::nothing().jwk(&jwk(|jwk| jwk["kty"] = json!("EC"))).refused("isn't an RSA key");
     a_jwk_for_encryption: "jwk-members", fail, "its `use` isn't sig",
         Given::nothing().jwk(&jwk(|jwk| jwk["use"] = json!("enc"))).refused("a `use` other than sig");
+    a_jwk_whose_certificates_are_at_no_address: "jwk-members", fail, "its `x5u` isn't a URL",
+        Given::nothing().jwk(&jwk(|jwk| jwk["x5u"] = jwk["x5c"].clone()));
     a_jwk_for_an_algorithm_that_salesforce_doesn_t_take: "jwk-members", fail, "neither RS256 nor RS512",
         Given::nothing().jwk(&jwk(|jwk| jwk["alg"] = json!("PS256"))).refused("another `alg`");
     a_jwk_with_a_member_twice: "jwk-members", fail, "`kid` twice",

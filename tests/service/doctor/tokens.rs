@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Given, assertion, claims, jwk, raw_token, seconds, token};
 use crate::sandbox::{CONSUMER_KEY, ISSUER, PAIRS, Pair, USER, sign};
+use crate::support::sha256_hex;
 
 fn given(token: &str) -> Given {
     Given::nothing().jwk(&PAIRS[0].jwk("Key1")).token(token)
@@ -38,6 +39,17 @@ pub fn with_zendesk() -> Given {
          fixed_claims = {{ scope = \"user\" }}\n[callers.web]"
     );
     Given::configured(&[("[callers.web]", &profile)])
+}
+
+/// A configuration that mints nothing for Salesforce.
+fn without_keysets() -> Given {
+    let given = Given::nothing();
+    given.workspace.configure(&format!(
+        "[intercom.fin]\nsecret = \"{ZENDESK_SECRET}\"\n\
+         [callers.web]\napi_key_sha256 = [\"{}\"]\nallow = [\"intercom.fin\"]\n",
+        sha256_hex("an API key")
+    ));
+    given
 }
 
 /// A token with this `kid`, made with this secret.
@@ -265,6 +277,13 @@ faults! {
         intercom(&json!({"user_id": "42"}));
     an_intercom_token_made_with_another_platform_s_secret: "intercom-secret", fail, "no Messenger API secret",
         Given::configured(&[]).token(&symmetric(&json!({"user_id": "42", "exp": seconds() + 600}), "another"));
+    an_identity_token_beside_a_configuration_without_such_a_profile: "token-signature", fail,
+        "no [identity.NAME] of the configuration has a key", without_keysets().token(&token(&json!({})));
+    an_intercom_token_beside_a_configuration_without_such_a_profile: "intercom-secret", fail,
+        "the configuration has no [intercom.NAME] whose secret", {
+            let given = Given::configured(&[("[intercom.fin]", "[hs256.fin]\nsubject_claim = \"external_id\""), ("intercom.fin", "hs256.fin")]);
+            given.token(&symmetric(&json!({"user_id": "42", "exp": seconds() + 600}), ZENDESK_SECRET))
+        };
     a_token_of_an_hs256_profile_of_nobody: "hs256", fail, "names nobody",
         zendesk(&json!({"external_id": "null", "scope": "user", "exp": seconds() + 600}));
     a_token_of_an_hs256_profile_without_its_user: "hs256", fail, "has no `external_id`",
@@ -290,6 +309,15 @@ faults! {
     an_assertion_whose_audience_ends_with_a_slash: "audience", fail, "a slash at the end",
         Given::nothing().token(&assertion(&json!({"aud": "https://acme.my.salesforce.com/"})))
             .refused("audience is invalid");
+}
+
+#[test]
+fn an_assertion_beside_a_configuration_without_such_a_profile_is_not_called_good() {
+    let (code, findings) = without_keysets().token(&assertion(&json!({}))).examined();
+    let [finding] = findings.as_slice() else { panic!("one finding: {findings:#?}") };
+    assert_eq!((code, &finding["check"]), (1, &json!("token-signature")));
+    let seen = finding["seen"].as_str().expect("text");
+    assert!(seen.starts_with("no [oauth.NAME] of the configuration has a key"), "{seen}");
 }
 
 /// The question and the fix name what the relying party of the token has: a JWK, an app's certificate or a secret.

@@ -12,6 +12,8 @@ import pytest
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "interop"))
 
 from clients import INSTALLED  # noqa: E402
+from issuers import make_authority  # noqa: E402
+from oauth_clients import Salesforce  # noqa: E402
 from required import require_tools  # noqa: E402
 from service import ISSUER, Service, free_port, sha256  # noqa: E402
 
@@ -70,9 +72,20 @@ allow = ["identity.web", "intercom.fin"]
 """)
 
 
+def run_service(deployment):
+    return Service(str(pathlib.Path(os.environ["TOKENMINT_BIN"]).resolve()), deployment).start()
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory):
-    deployment = Deployment(tmp_path_factory.mktemp("deployment"))
-    running = Service(str(pathlib.Path(os.environ["TOKENMINT_BIN"]).resolve()), deployment)
-    yield running.start()
+    running = run_service(Deployment(tmp_path_factory.mktemp("deployment")))
+    yield running
     running.kill()
+
+
+@pytest.fixture
+def salesforce(tmp_path):
+    """tokenmint and the sandbox, for the recipes of docs/integrate/oauth-clients.md."""
+    playing = Salesforce(tmp_path, *make_authority(tmp_path), run_service)
+    yield playing
+    playing.close()

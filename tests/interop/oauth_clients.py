@@ -17,7 +17,7 @@ from tls_front import TlsFront, trusting
 PAGE = REPO / "docs" / "integrate" / "oauth-clients.md"
 QUERY = "SELECT Id, Name FROM Account LIMIT 1"
 # A block whose first line is a comment with a file's name. The rest of the block is the file.
-BLOCKS = re.compile(r"^```\w+\n(?:#|//) ([\w.-]+\.(?:mjs|py|rb|sh))\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = re.compile(r"^```\w+\n(?:#|//) ([\w.-]+\.(?:mjs|py|rb|sh|go))\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = dict(BLOCKS.findall(PAGE.read_text()))
 DRIVERS = {
     ".py": [sys.executable, str(HERE / "recipes" / "driver.py")],
@@ -29,9 +29,9 @@ PATIENCE = 300
 
 
 class Recipe:
-    """A process that runs one recipe."""
+    """A process that runs one recipe: `command`, or the driver of its language."""
 
-    def __init__(self, name, salesforce, code=None, **settings):
+    def __init__(self, name, salesforce, code=None, command=None, **settings):
         self.folder = salesforce.folder / "recipes"
         self.folder.mkdir(exist_ok=True)
         modules = self.folder / "node_modules"
@@ -40,7 +40,7 @@ class Recipe:
         file = self.folder / name
         file.write_text(code or CODE[name])
         self.process = subprocess.Popen(
-            [*DRIVERS[file.suffix], str(file)],
+            command or [*DRIVERS[file.suffix], str(file)],
             env=salesforce.settings() | settings,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

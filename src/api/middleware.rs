@@ -208,6 +208,8 @@ where
         answer.headers_mut().insert(CONNECTION, CLOSE);
     }
 
+    // `app::http_server` counts on that.
+    debug_assert!(answer.body().size_hint().exact().is_some(), "a response consists of one frame");
     span.trace().set_attribute(SpanAttribute::ResponseStatus(answer.status().as_u16()));
     state.request_metrics.count(route, answer.status(), started_at.elapsed(), &state.metrics);
     answer

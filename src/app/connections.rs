@@ -23,15 +23,15 @@ use tokio::time::Instant;
 use crate::api::{ApiError, BodyGate};
 
 /// The memory budget of a listener for each connection of its limit, in bytes. So 10,000 connections are charged at most 27 MiB. The
-/// process, which has 17 MiB itself, takes less than 48 (case 53 of `tests/chaos`).
-const BUDGET_BYTES_PER_CONNECTION: usize = 11 << 8;
+/// process, which has 17 MiB itself, takes less than 48 with a mix of slow clients (case 53 of `tests/chaos`).
+const BUDGET_BYTES_PER_CONNECTION: usize = 2816;
 /// The smallest memory budget of a listener, in bytes.
 const MIN_LISTENER_BYTES: usize = 16 << 20;
 // The following charges are rounded up from what a thousand connections of one kind allocate (`mallinfo2`), divided by a thousand:
 // 2.3 KiB for a silent connection, 31 more while a body is awaited, 21 more while a response isn't read. The latter two are multiplied by
 // 1.2: the allocator keeps as much more when connections are evicted and others opened.
 /// The memory of an open connection, in bytes: its task, its socket, its entry in the table.
-const CONNECTION_BYTES: usize = 5 << 9;
+const CONNECTION_BYTES: usize = 2560;
 /// The additional memory of TLS, in bytes: its state and a record buffer.
 pub(crate) const TLS_BYTES: usize = 16 << 10;
 /// The additional memory while a body is awaited, in bytes: hyper, the head, and the state of the handler.
@@ -69,14 +69,14 @@ struct Table {
 /// The state of one connection, shared by its task, the stream below hyper, and the service above hyper.
 pub(crate) struct Connection {
     connections: Arc<Connections>,
-    /// Since when the connection is idle, in microseconds since `connections.epoch`; 0 while a handler works on a request.
+    /// Since when the connection is idle, in microseconds since `connections.epoch`; 0 from a checked head to the response.
     idle_since: AtomicU64,
     /// The memory that the connection is charged for, in bytes.
     bytes: AtomicUsize,
-    /// The capacity of the buffer for bytes that hyper hasn't taken yet, in bytes.
-    pending: AtomicUsize,
-    /// The memory that the current request or response is charged for, in bytes, while the client has to act.
-    exchange: AtomicUsize,
+    /// The charge for the buffer of bytes that hyper hasn't taken yet, in bytes.
+    pending_charge: AtomicUsize,
+    /// The charge for the current request or response while it waits for the client, in bytes.
+    request_charge: AtomicUsize,
     evicted: Notify,
     /// When the first byte of the current request arrived, in microseconds since `connections.epoch`.
     request_started: AtomicU64,
@@ -119,8 +119,8 @@ impl Connections {
             connections: self.clone(),
             idle_since: AtomicU64::new(self.now()),
             bytes: AtomicUsize::new(0),
-            pending: AtomicUsize::new(0),
-            exchange: AtomicUsize::new(0),
+            pending_charge: AtomicUsize::new(0),
+            request_charge: AtomicUsize::new(0),
             evicted: Notify::new(),
             request_started: AtomicU64::new(0),
             writing: AtomicBool::new(false),
@@ -173,8 +173,9 @@ impl Connections {
         count
     }
 
+    /// The charges of all connections together, in bytes.
     #[cfg(test)]
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 }
@@ -205,9 +206,9 @@ impl Connection {
         }
     }
 
-    /// Sets the capacity of the buffer for bytes that hyper hasn't taken yet.
-    pub(crate) fn set_pending(&self, bytes: usize) {
-        self.set_charge(&self.pending, bytes + bytes / 4);
+    /// Charges the connection for a buffer of `capacity` bytes that hyper hasn't taken yet, and a quarter more for the allocator.
+    pub(crate) fn charge_pending(&self, capacity: usize) {
+        self.set_charge(&self.pending_charge, capacity + capacity / 4);
     }
 
     /// Sets one of the connection's charges to `bytes`.
@@ -220,17 +221,25 @@ impl Connection {
         }
     }
 
-    /// Charges the connection for a request of which `received` bytes are there and the client has to send more.
+    /// Charges the connection for a request whose handler has `received` bytes of the body and waits for more.
     pub(crate) fn charge_request(&self, received: usize) {
-        self.set_charge(&self.exchange, REQUEST_BYTES + RECEIVED_FACTOR * received);
+        self.set_charge(&self.request_charge, REQUEST_BYTES + RECEIVED_FACTOR * received);
     }
 
-    /// Charges the connection for a response that the client has to read.
+    /// Ends the charge for the current request or response, because it waits for the client no longer.
+    pub(crate) fn end_request_charge(&self) {
+        self.set_charge(&self.request_charge, 0);
+    }
+
+    /// Charges the connection for a response that waits for the client to read. An interim response costs nothing.
     pub(crate) fn charge_response(&self) {
-        self.set_charge(&self.exchange, RESPONSE_BYTES);
+        if self.is_writing() {
+            self.set_charge(&self.request_charge, RESPONSE_BYTES);
+        }
     }
 
-    /// Since when the connection is idle, like the field; 0 if it isn't. While a body is awaited, since the request began.
+    /// Since when the connection waits for its client; 0 if it doesn't. Unlike the field, this is the start of the request while its
+    /// body is awaited.
     fn idle_since(&self) -> u64 {
         match self.idle_since.load(Ordering::Relaxed) {
             0 if self.body_gate.is_awaited() => self.request_started.load(Ordering::Relaxed),
@@ -275,21 +284,25 @@ impl Connection {
         self.idle_since.store(self.connections.now(), Ordering::Relaxed);
     }
 
-    /// Records that hyper has no more to write. If it has written an interim response, the request goes on.
+    /// Records that hyper has no more to write. After an interim response this changes nothing.
     pub(crate) fn finish_response(&self) {
         if self.writing.swap(false, Ordering::Relaxed) {
-            self.set_charge(&self.exchange, 0);
+            self.end_request_charge();
         }
     }
 
-    /// Whether the response to the current request was written to the socket.
+    fn is_writing(&self) -> bool {
+        self.writing.load(Ordering::Relaxed)
+    }
+
+    /// Whether no handler works on a request, and the last response was written to the socket.
     pub(crate) fn is_answered(&self) -> bool {
-        !self.is_answering() && !self.writing.load(Ordering::Relaxed)
+        !self.is_answering() && !self.is_writing()
     }
 
     /// Whether the connection is idle, its last response is written, and no byte of another request has arrived.
     pub(crate) fn is_unused(&self) -> bool {
-        self.is_answered() && self.pending.load(Ordering::Relaxed) == 0
+        self.is_answered() && self.pending_charge.load(Ordering::Relaxed) == 0
     }
 
     /// Waits until the connection is evicted.
@@ -418,14 +431,14 @@ mod tests {
         for n in 0..10_000_usize {
             let permit = admitted(&connections).await;
             // An incomplete head of up to 8 KiB, or a response that isn't read.
-            permit.connection.set_pending(n % 8192);
+            permit.connection.charge_pending(n % 8192);
             if n % 3 == 0 {
-                permit.connection.set_pending(0);
+                permit.connection.charge_pending(0);
                 permit.connection.charge_response();
             }
             // A part of a body, for whose rest the handler waits.
             if n % 3 == 1 {
-                permit.connection.set_pending(0);
+                permit.connection.charge_pending(0);
                 permit.connection.start_request();
                 permit.connection.mark_head_checked(true);
                 let mut body = GatedBody::new(Unfinished, permit.connection.body_gate.clone());

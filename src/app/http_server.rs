@@ -1,6 +1,7 @@
 //! HTTP/1.1 on one connection, with or without TLS.
 //!
-//! - hyper runs directly, because `axum::serve` sets no timeouts.
+//! - hyper runs directly, because `axum::serve` sets no timeouts. It serves one request. The next one gets a new hyper, so that idle
+//!   connections don't take its memory.
 //! - A connection that sends no complete request head within `HEAD_TIMEOUT` is closed. So slow clients (slowloris) and
 //!   idle connections end. The TLS handshake and the first head share one timeout.
 //! - The identity of the client is read once per connection.
@@ -9,14 +10,14 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
@@ -169,11 +170,51 @@ impl Service<hyper::Request<Incoming>> for ConnectionService {
             if body.is_end_stream() {
                 Body::empty()
             } else {
-                Body::new(GatedBody::new(body, context.body_gate.clone()))
+                Body::new(ChargedBody {
+                    body: GatedBody::new(body, context.body_gate.clone()),
+                    connection: self.connection.clone(),
+                    received: 0,
+                })
             }
         });
         request.extensions_mut().insert(context);
         tower::Service::call(&mut self.router.clone(), request)
+    }
+}
+
+/// A body for which its connection is charged while the handler waits for the client to send more of it.
+struct ChargedBody {
+    body: GatedBody<Incoming>,
+    connection: Arc<Connection>,
+    received: usize,
+}
+
+impl hyper::body::Body for ChargedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        match &frame {
+            Poll::Pending => self.connection.charge_request(self.received),
+            Poll::Ready(frame) => {
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                self.received += data.map_or(0, Bytes::len);
+                self.connection.end_request_charge();
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -193,7 +234,7 @@ pub async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(stream: S, deps: Li
 
 /// How a request ended.
 #[derive(PartialEq, Eq)]
-enum Answer {
+enum RequestEnd {
     /// It was answered, and another one may follow.
     KeepAlive,
     /// It was answered, and is the last one.
@@ -207,7 +248,7 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
     http: &HttpServer,
     stream: S,
     client: ClientIdentity,
-    deadline: Instant,
+    mut deadline: Instant,
     permit: &ConnectionPermit,
     stop: &CancellationToken,
 ) {
@@ -215,7 +256,6 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
     let mut stream = ScannedStream::new(stream, connection.clone(), http.max_head);
     let (router, clock) = (http.router.clone(), http.clock.clone());
     let service = ConnectionService { router, clock, client, connection: connection.clone() };
-    let mut deadline = deadline;
     let mut closing = pin!(wait_for_close(connection, stop));
     loop {
         let head = tokio::select! {
@@ -228,20 +268,21 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
         }
         // Boxed, so that a connection without a request doesn't pay for hyper's memory.
         let mut hyper = Box::pin(http.hyper.serve_connection(TokioIo::new(stream), &service));
-        // hyper ends by itself only if the connection closes. Each response has one frame, so what is written is all of it. An
-        // error here comes from the client or the network, and the client notices it too. So it isn't logged.
-        let answer = poll_fn(|cx| match hyper.poll_without_shutdown(cx) {
-            Poll::Pending if connection.is_answered() => Poll::Ready(Answer::KeepAlive),
-            poll => poll.map(|ended| if ended.is_ok() { Answer::Last } else { Answer::Failed }),
+        // hyper ends by itself only if the connection closes. Otherwise it waits for the next request after the response. A
+        // response consists of one frame (`api::middleware` asserts that), so it is complete once hyper has flushed it. An error here
+        // comes from the client or the network, and the client notices it too. So it isn't logged.
+        let served = poll_fn(|cx| match hyper.as_mut().poll(cx) {
+            Poll::Pending if connection.is_answered() => Poll::Ready(RequestEnd::KeepAlive),
+            poll => poll.map(|ended| if ended.is_ok() { RequestEnd::Last } else { RequestEnd::Failed }),
         });
-        let answer = tokio::select! {
+        let end = tokio::select! {
             biased;
-            answer = answer => answer,
-            () = &mut closing => Answer::Failed,
+            end = served => end,
+            () = &mut closing => RequestEnd::Failed,
         };
         stream = Pin::into_inner(hyper).into_parts().io.into_inner();
-        if answer != Answer::KeepAlive || !stream.is_reusable() {
-            return stream.close(answer != Answer::Failed).await;
+        if end != RequestEnd::KeepAlive || !stream.is_reusable() {
+            return stream.close(end != RequestEnd::Failed).await;
         }
         deadline = Instant::now() + HEAD_TIMEOUT;
     }
@@ -250,21 +291,22 @@ async fn serve_http<S: AsyncRead + AsyncWrite + Unpin>(
 /// Waits until the connection must be closed from our side: because it is evicted, or because the service stops and no
 /// request has begun. A connection with a request is closed by its response (`Connection: close`) instead.
 async fn wait_for_close(connection: &Connection, stop: &CancellationToken) {
+    let is_stopped_and_unused = async {
+        stop.cancelled().await;
+        while {
+            tokio::time::sleep(STOP_GRACE).await;
+            !connection.is_unused()
+        } {}
+    };
     tokio::select! {
-        () = connection.evicted() => return,
-        () = stop.cancelled() => {}
-    }
-    loop {
-        tokio::time::sleep(STOP_GRACE).await;
-        if connection.is_unused() {
-            return;
-        }
+        () = connection.evicted() => {}
+        () = is_stopped_and_unused => {}
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::post;
+    use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
     use super::*;
@@ -273,17 +315,44 @@ mod tests {
     const REQUEST: &str = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
     const TICK: Duration = Duration::from_millis(2);
 
+    /// The size of the response of `/large`, in bytes: more than the stream buffers.
+    const LARGE: usize = 100_000;
+
+    fn deps() -> ListenerDeps {
+        let router = Router::new()
+            .route("/echo", post(async |body: String| body))
+            .route("/large", get(async || "a".repeat(LARGE)))
+            // Reads the body, and never answers.
+            .route("/works", post(async |_: String| std::future::pending::<()>().await));
+        ListenerDeps {
+            groups: &[RouteGroup::Minting],
+            router,
+            metrics: Arc::new(Metrics::new()),
+            clock: Arc::new(SystemClock::default()),
+        }
+    }
+
     /// A client's end of a connection. Time is paused: it passes only while the client and the service both wait.
     fn connected() -> DuplexStream {
         let (client, stream) = tokio::io::duplex(1 << 14);
-        let deps = ListenerDeps {
-            groups: &[RouteGroup::Minting],
-            router: Router::new().route("/echo", post(async |body: String| body)),
-            metrics: Arc::new(Metrics::new()),
-            clock: Arc::new(SystemClock::default()),
-        };
-        tokio::spawn(serve_stream(stream, deps));
+        tokio::spawn(serve_stream(stream, deps()));
         client
+    }
+
+    /// The only connection of a listener that allows one. The listener's connections, and what stops it.
+    async fn connected_to_listener() -> (DuplexStream, Arc<Connections>, CancellationToken) {
+        let gauge = IntGauge::new("open", "Open.").expect("a valid name");
+        let connections = Connections::new(1, gauge, IntCounter::new("shed", "Shed.").expect("a valid name"));
+        let permit = connections.acquire_permit().await.expect("there is no other");
+        let (client, stream) = tokio::io::duplex(1 << 14);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move {
+            let client = ClientIdentity { peer: None, not_after: None };
+            let deadline = Instant::now() + HEAD_TIMEOUT;
+            serve_http(&HttpServer::new(deps()), stream, client, deadline, &permit, &stopped).await;
+        });
+        (client, connections, stop)
     }
 
     async fn send(client: &mut DuplexStream, text: &str) {
@@ -310,6 +379,72 @@ mod tests {
         client.read_to_end(&mut rest).await.expect("closed");
         assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
         start.elapsed()
+    }
+
+    /// The body isn't sent, so the response closes the connection.
+    #[tokio::test(start_paused = true)]
+    async fn the_last_response_is_sent_whole_to_a_slow_reader() {
+        for request in [
+            "GET /large HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+            "GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            "GET /large HTTP/1.0\r\n\r\n",
+        ] {
+            let mut client = connected();
+            send(&mut client, request).await;
+            let mut response = vec![0; LARGE + 1_000];
+            let mut length = 0;
+            loop {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                match client.read(&mut response[length..]).await.expect("open") {
+                    0 => break,
+                    read => length += read,
+                }
+            }
+            let response = String::from_utf8_lossy(&response[..length]).into_owned();
+            let (_, body) = response.split_once("\r\n\r\n").expect("a head");
+            assert_eq!(body.len(), LARGE, "{request}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_charged_for_a_body_only_while_it_is_awaited() {
+        for (head, rest) in
+            [("Content-Length: 4", "body"), ("Transfer-Encoding: chunked", "4\r\nbody\r\n0\r\n\r\n")]
+        {
+            let (mut client, connections, _stop) = connected_to_listener().await;
+            let open = connections.bytes();
+            send(&mut client, &format!("POST /works HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n")).await;
+            tokio::time::sleep(TICK).await;
+            assert!(connections.bytes() > open + (20 << 10), "{head}: {}", connections.bytes());
+            send(&mut client, rest).await;
+            tokio::time::sleep(TICK).await;
+            assert_eq!(connections.bytes(), open, "{head}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unused_connection_is_closed_soon_after_the_service_stops() {
+        for behind in ["", "\r\n", "\r\n\r\n"] {
+            let (mut client, _, stop) = connected_to_listener().await;
+            is_answered(&mut client, Duration::ZERO).await;
+            send(&mut client, behind).await;
+            tokio::time::sleep(TICK).await;
+            stop.cancel();
+            let took = time_until_closed(&mut client).await;
+            assert!(took <= STOP_GRACE + TICK, "{behind:?}: {took:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_evicted_also_while_the_service_stops() {
+        let (mut client, connections, stop) = connected_to_listener().await;
+        send(&mut client, "POST /ec").await;
+        tokio::time::sleep(TICK).await;
+        stop.cancel();
+        tokio::time::sleep(2 * STOP_GRACE).await;
+        let start = Instant::now();
+        assert!(connections.acquire_permit().await.is_some());
+        assert!(start.elapsed() <= TICK, "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

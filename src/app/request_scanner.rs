@@ -40,8 +40,6 @@ pub(crate) struct ScannedStream<S> {
     pending: Vec<u8>,
     scanner: RequestScanner,
     connection: Arc<Connection>,
-    /// The length of what was received of the current request, in bytes.
-    received: usize,
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -117,7 +115,7 @@ impl RequestScanner {
 impl<S> ScannedStream<S> {
     pub(crate) const fn new(stream: S, connection: Arc<Connection>, max_head: usize) -> Self {
         let scanner = RequestScanner { scan_state: ScanState::NEXT, max_head };
-        Self { stream, pending: Vec::new(), scanner, connection, received: 0, write_timer: None }
+        Self { stream, pending: Vec::new(), scanner, connection, write_timer: None }
     }
 
     /// Passes pending bytes of the current request to hyper. Returns whether there were any.
@@ -132,7 +130,7 @@ impl<S> ScannedStream<S> {
         if given == self.pending.len() {
             // Frees the buffer, so that an idle connection has none.
             self.pending = Vec::new();
-            self.connection.set_pending(0);
+            self.connection.charge_pending(0);
         } else {
             self.pending.drain(..given);
         }
@@ -148,11 +146,7 @@ impl<S> ScannedStream<S> {
     /// Whether the next request may follow: the current one was passed on, and its body was read to its end. If it wasn't, the
     /// response has told the client that the connection closes.
     pub(crate) fn is_reusable(&self) -> bool {
-        self.is_between_requests() && self.connection.body_gate.is_consumed()
-    }
-
-    const fn is_between_requests(&self) -> bool {
-        matches!(self.scanner.scan_state, ScanState::Head { .. })
+        matches!(self.scanner.scan_state, ScanState::Head { .. }) && self.connection.body_gate.is_consumed()
     }
 
     /// Replaces the request by a synthetic one with the same request ID, which the service answers with `error`. Then the
@@ -195,13 +189,17 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
                 self.connection.start_request();
             }
             let Some(framing) = self.scanner.scan(&mut self.pending) else {
+                if self.pending.is_empty() {
+                    // Empty lines take no memory.
+                    self.pending = Vec::new();
+                    self.connection.charge_pending(0);
+                }
                 if !ready!(self.poll_chunk(cx))? {
                     return Poll::Ready(Ok(false));
                 }
                 continue;
             };
             let has_body = matches!(framing, Ok(BodyFraming::Length(1..) | BodyFraming::Chunked));
-            self.received = self.pending.len();
             self.connection.mark_head_checked(has_body);
             if let Err(error) = framing {
                 self.replace_with_error(error);
@@ -228,19 +226,18 @@ impl<S: AsyncRead + Unpin> ScannedStream<S> {
         let mut piece = ReadBuf::uninit(&mut piece);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
         self.pending.extend_from_slice(piece.filled());
-        self.connection.set_pending(self.pending.capacity());
+        self.connection.charge_pending(self.pending.capacity());
         Poll::Ready(Ok(!piece.filled().is_empty()))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
-    /// Shuts down the stream. Then, for at most `LINGER_TIMEOUT`, it discards what the client still sends (lingering close). It
-    /// does so only if the last request was rejected, chunked, or not read to its end. Without this the kernel would reset the
-    /// connection, and the client might lose the response.
+    /// Shuts down the stream. After a response it then discards what the client still sends, for at most `LINGER_TIMEOUT` (lingering
+    /// close). Without this the kernel would reset the connection if the client has sent more than was read, and the client might
+    /// lose the response.
     pub(crate) async fn close(mut self, is_answered: bool) {
-        let should_linger = is_answered && !self.is_between_requests();
         let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.stream.shutdown()).await;
-        if should_linger && matches!(ended, Ok(Ok(()))) {
+        if is_answered && matches!(ended, Ok(Ok(()))) {
             let rest =
                 async { while self.stream.read(&mut [0; 512]).await.is_ok_and(|length| length > 0) {} };
             let _ = tokio::time::timeout(LINGER_TIMEOUT, rest).await;
@@ -263,7 +260,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
                 if self.connection.is_answering() {
                     return self.poll_end(cx);
                 }
-                // hyper wants the next request. It ends here, and another one serves that.
+                // hyper wants the next request. `http_server` drops this hyper once the response is written, and a new one serves that.
                 return Poll::Pending;
             }
             if self.fill(buffer) {
@@ -273,14 +270,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
                 return Poll::Pending;
             }
             ready!(self.connection.body_gate.poll_open(cx));
-            let chunk = self.poll_chunk(cx);
-            if chunk.is_pending() {
-                self.connection.charge_request(self.received);
-            }
-            if !ready!(chunk)? {
+            if !ready!(self.poll_chunk(cx))? {
                 return Poll::Ready(Ok(()));
             }
-            self.received += self.pending.len();
         }
     }
 }
@@ -289,12 +281,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for ScannedStream<S> {
 const CONTINUE_RESPONSE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if bytes != CONTINUE_RESPONSE {
-            self.connection.start_response();
-        }
-        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.with_write_timeout(cx, poll)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -302,7 +290,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if !parts.iter().flat_map(|part| part.iter()).eq(CONTINUE_RESPONSE) {
+        if !is_interim(parts) {
             self.connection.start_response();
         }
         let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
@@ -322,10 +310,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ScannedStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.with_write_timeout(cx, poll)
+    /// Does nothing: [`close`](ScannedStream::close) shuts the stream down.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
+}
+
+/// Whether these bytes are `CONTINUE_RESPONSE`, or what is left of it.
+fn is_interim(parts: &[io::IoSlice<'_>]) -> bool {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let start = CONTINUE_RESPONSE.len().checked_sub(length);
+    start.is_some_and(|start| parts.iter().flat_map(|part| part.iter()).eq(&CONTINUE_RESPONSE[start..]))
 }
 
 #[cfg(test)]
@@ -418,6 +413,19 @@ mod tests {
                 prop_assert_eq!(given(&stream, piece, buffer), [PLAIN, ERROR_REQUEST], "{:?}", bad);
             }
         }
+    }
+
+    #[test]
+    fn an_interim_response_is_told_from_a_response_although_it_is_written_in_parts() {
+        let parts = |bytes: &[&'static str]| -> bool {
+            let parts: Vec<_> = bytes.iter().map(|part| io::IoSlice::new(part.as_bytes())).collect();
+            is_interim(&parts)
+        };
+        assert!(parts(&["HTTP/1.1 100 Continue\r\n\r\n"]) && parts(&["tinue\r", "\n\r\n"]));
+        assert!(
+            !parts(&["HTTP/1.1 200 OK\r\n\r\n"])
+                && !parts(&["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK"])
+        );
     }
 
     #[test]

@@ -29,6 +29,28 @@ async fn say(service: &Running, text: &str) -> TcpStream {
     stream
 }
 
+/// The service hasn't read the bytes behind the request. If it closed at once, the kernel would reset the connection, and the
+/// client would lose what it hasn't received yet.
+#[tokio::test]
+async fn the_last_response_arrives_whole_although_the_client_has_sent_more() {
+    let service = Workspace::new().serve().await;
+    for last in ["Connection: close\r\n\r\n", "Content-Length: 5\r\n\r\nabcde"] {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("set");
+        let mut stream =
+            socket.connect(service.address("minting").parse().expect("an address")).await.expect("connected");
+        let request = format!("GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n{last}{}", "a".repeat(100_000));
+        stream.write_all(request.as_bytes()).await.expect("written");
+        eventually("the service has closed it", async || {
+            service.metrics().await.contains("tokenmint_connections{listener=\"minting\"} 1")
+        })
+        .await;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.expect("no reset");
+        assert!(said.ends_with(include_str!("../../openapi.yaml")), "{} bytes", said.len());
+    }
+}
+
 fn head(length: usize) -> String {
     format!(
         "POST /identity-token HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\n\

@@ -236,8 +236,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ScannedStream<S> {
     /// close). Without this the kernel would reset the connection if the client has sent more than was read, and the client might
     /// lose the response.
     pub(crate) async fn close(mut self, is_answered: bool) {
-        let ended = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.stream.shutdown()).await;
-        if is_answered && matches!(ended, Ok(Ok(()))) {
+        // TLS can't be shut down as long as the client doesn't read.
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.stream.shutdown()).await;
+        if is_answered {
             let rest =
                 async { while self.stream.read(&mut [0; 512]).await.is_ok_and(|length| length > 0) {} };
             let _ = tokio::time::timeout(LINGER_TIMEOUT, rest).await;

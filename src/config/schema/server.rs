@@ -130,7 +130,8 @@ static LIMITS: TableSchema = TableSchema::new(
             "request_timeout",
             Duration { min: "1s", max: "5m" },
             Default("\"10s\""),
-            "The longest time from a request's first byte to its answer.",
+            "The longest time from a request's first byte to its answer. Half of it, at most 5 seconds, is for the body. A head that is \
+             still incomplete then has its full 5 seconds.",
         ),
         key(
             "body",

@@ -10,14 +10,14 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::response::Response;
 use axum::routing::future::RouteFuture;
-use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
@@ -27,6 +27,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::charged_body::ChargedBody;
 use super::connections::{Connection, ConnectionPermit, Connections, TLS_BYTES};
 use super::request_scanner::ScannedStream;
 use super::tls::ClientCertificate;
@@ -170,51 +171,12 @@ impl Service<hyper::Request<Incoming>> for ConnectionService {
             if body.is_end_stream() {
                 Body::empty()
             } else {
-                Body::new(ChargedBody {
-                    body: GatedBody::new(body, context.body_gate.clone()),
-                    connection: self.connection.clone(),
-                    received: 0,
-                })
+                let body = GatedBody::new(body, context.body_gate.clone());
+                Body::new(ChargedBody::new(body, self.connection.clone()))
             }
         });
         request.extensions_mut().insert(context);
         tower::Service::call(&mut self.router.clone(), request)
-    }
-}
-
-/// A body for which its connection is charged while the handler waits for the client to send more of it.
-struct ChargedBody {
-    body: GatedBody<Incoming>,
-    connection: Arc<Connection>,
-    received: usize,
-}
-
-impl hyper::body::Body for ChargedBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        match &frame {
-            Poll::Pending => self.connection.charge_request(self.received),
-            Poll::Ready(frame) => {
-                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-                self.received += data.map_or(0, Bytes::len);
-                self.connection.end_request_charge();
-            }
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

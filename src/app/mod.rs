@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod captured_log;
+mod charged_body;
 mod connections;
 pub(crate) mod discovery;
 mod fingerprint;

@@ -4,9 +4,10 @@ import shutil
 import subprocess
 
 import pytest
-from clients import PROGRAMS, environment
+from clients import HERE, environment
 from oauth_clients import CODE, Recipe, records
 
+DRIVER = HERE / "recipes" / "driver.go"
 # Where Debian's package golang-golang-x-oauth2-dev has its sources.
 SOURCES = {"GO111MODULE": "off", "GOFLAGS": "", "GOPATH": "/usr/share/gocode"}
 
@@ -15,7 +16,7 @@ SOURCES = {"GO111MODULE": "off", "GOFLAGS": "", "GOPATH": "/usr/share/gocode"}
 def program(tmp_path_factory):
     folder = tmp_path_factory.mktemp("go")
     (folder / "salesforce.go").write_text(CODE["salesforce.go"])
-    shutil.copy(PROGRAMS / "oauth" / "main.go", folder)
+    shutil.copy(DRIVER, folder)
     for command in (["go", "vet", "."], ["go", "build", "-o", "program", "."]):
         built = subprocess.run(command, cwd=folder, env=environment() | SOURCES, capture_output=True, text=True, timeout=300)
         assert built.returncode == 0, built.stderr

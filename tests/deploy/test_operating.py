@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 from alerts import CASES
-from service import REPO, environment
+from service import PATIENT_GREP, REPO, environment
 from test_kubernetes import faults_of
 
 PAGES = REPO / "docs" / "operate"
@@ -43,7 +43,7 @@ def follow(folder, pages, installed, binary):
     # A network of its own: the pages' ports are whoever's else. And processes: what a failed step left behind ends
     # too. `-x` says how far it came.
     shell = ["unshare", "--net", "--pid", "--fork", "--kill-child", "bash", "-euxo", "pipefail", "-c"]
-    shell.append(f"ip link set lo up\n{script}\n: all done")
+    shell.append(f"ip link set lo up\n{PATIENT_GREP}\n{script}\n: all done")
     path = f"{folder / 'bin'}:{installed / 'bin'}:{environment()['PATH']}"
     ran = subprocess.run(
         shell,

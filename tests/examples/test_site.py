@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 from apps import INSTALLED
-from service import REPO, TOOLS
+from service import PATIENT_GREP, REPO, TOOLS
 
 ALL_PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*/*.md"))]
 PAGES = [
@@ -52,7 +52,7 @@ def test_every_command_of_a_page_works(page, tmp_path):
     # A separate network, since other programs use the page's ports, and separate processes, so that none stays behind.
     shell = ["unshare", "--net", "--pid", "--fork", "--kill-child", "bash", "-euxo", "pipefail", "-c"]
     ran = subprocess.run(
-        [*shell, f"ip link set lo up\n{script}\n: all done"],
+        [*shell, f"ip link set lo up\n{PATIENT_GREP}\n{script}\n: all done"],
         cwd=tmp_path,
         env={"PATH": ":".join(map(str, path)), "HOME": str(tmp_path), "LANG": "C.UTF-8"},
         stdin=subprocess.DEVNULL,

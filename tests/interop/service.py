@@ -33,6 +33,19 @@ ZENDESK_KID = "app_65f0c0ffee"
 # The profiles [hs256.NAME], each with a secret of its own in NAME.secret.
 HS256_PROFILES = ["zendesk", "stream", "freshchat", "kustomer"]
 
+# For the commands of a page: the service may write a line of its log a moment after its answer, so `grep` of a log waits for it.
+PATIENT_GREP = """
+grep() {
+  local attempt
+  for attempt in {1..100}; do
+    command grep "$@" && return
+    [[ ${*: -1} == *.log ]] || return
+    sleep 0.1
+  done
+  return 1
+}
+"""
+
 
 def configuration(listen, token_url, everything, one_of_each):
     """tokenmint.toml. `everything` and `one_of_each` are the API keys of the two callers."""

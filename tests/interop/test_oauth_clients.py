@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import time
+from urllib.parse import quote_plus
 
 import pytest
 import requests
+import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from issuers import make_authority
@@ -178,9 +180,9 @@ def configuration_of_page(first_line):
     return PAGE.read_text()[start:].split("```")[1].removeprefix("toml\n")
 
 
-def shell(name, salesforce, **settings):
+def shell(name, salesforce, script=None, **settings):
     ran = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", CODE[name]],
+        ["bash", "-euo", "pipefail", "-c", script or CODE[name]],
         env=salesforce.settings() | settings,
         capture_output=True,
         text=True,
@@ -199,6 +201,46 @@ def test_the_agent_api_accepts_a_token_in_jwt_format(salesforce):
     salesforce.set(jwt_access_tokens=True)
     assert json.loads(shell("agent.sh", salesforce, AGENT_ID="0XxSB000000IPCr0AO"))["sessionId"]
     assert salesforce.logins() == 1
+
+
+def block_of_page(heading, language):
+    section = PAGE.read_text().split(f"\n## {heading}\n")[1]
+    return section.split(f"```{language}\n")[1].split("```")[0]
+
+
+def test_the_request_of_spring_security_gets_a_token(salesforce):
+    """What Spring Security sends for the page's configuration, by requests: its jars can't be had here."""
+    settings = block_of_page("Spring Security", "yaml")
+    settings = settings.replace("${TOKENMINT_URL}", salesforce.tokenmint.url)
+    client = yaml.safe_load(settings)["spring"]["security"]["oauth2"]["client"]
+    (name, registration), (provider, addresses) = *client["registration"].items(), *client["provider"].items()
+    assert name == provider and registration["client-authentication-method"] == "client_secret_basic"
+    assert registration["client-secret"] == "${TOKENMINT_API_KEY}"
+    # It encodes both for the form before it joins them (RFC 6749, section 2.3.1).
+    credentials = tuple(quote_plus(text) for text in (registration["client-id"], salesforce.API_KEY))
+    headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded;charset=UTF-8"}
+    form = {"grant_type": registration["authorization-grant-type"]}
+    answer = requests.post(
+        addresses["token-uri"], form, auth=credentials, headers=headers, verify=salesforce.ca_file, timeout=10
+    )
+    assert answer.status_code == 200, answer.text
+    token = answer.json()
+    assert (token["token_type"], token["instance_url"]) == ("Bearer", salesforce.front.url)
+
+
+def test_the_commands_before_sf_get_a_token_that_salesforce_accepts(salesforce):
+    """`sf` itself can't be had here. It looks up its user at userinfo first."""
+    commands, _ = block_of_page("sf", "console").split("sf org login access-token")
+    script = commands + 'printf "%s %s" "$SF_ACCESS_TOKEN" "$(jq -r .instance_url <<< "$token")"'
+    printed = shell("sf", salesforce, script)
+    token, instance = printed.split(" ")
+    answer = requests.get(
+        f"{instance}/services/oauth2/userinfo",
+        headers={"Authorization": f"Bearer {token}"},
+        verify=salesforce.ca_file,
+        timeout=10,
+    )
+    assert answer.status_code == 200 and answer.json()["preferred_username"], answer.text
 
 
 def test_the_requests_of_restforce_get_a_token(salesforce):

@@ -343,7 +343,7 @@ mod tests {
         start.elapsed()
     }
 
-    /// The body isn't sent, so the response closes the connection.
+    /// Each of these responses closes the connection. The body of the first isn't sent.
     #[tokio::test(start_paused = true)]
     async fn the_last_response_is_sent_whole_to_a_slow_reader() {
         for request in [

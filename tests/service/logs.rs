@@ -310,6 +310,11 @@ async fn a_second_sigterm_ends_the_wait_for_a_log_reader() {
         service.mint_many(sub).await.ok();
     }
     signal(service.child.id(), "TERM");
+    // The kernel merges a signal with one that the process hasn't received yet.
+    eventually("the first signal is received", async || {
+        service.client.get(format!("{}/livez", service.url)).send().await.is_err()
+    })
+    .await;
     let (code, took, _) = service.terminate().await;
     assert_eq!(code, Some(1));
     assert!(took < Duration::from_secs(5), "{took:?}");

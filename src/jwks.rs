@@ -148,6 +148,11 @@ impl CachedJwks {
         Self { keysets, serialized, cache_control, fetches, fetched_at }
     }
 
+    /// Whether one of the keysets is closed, so that the set would lack its keys.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.keysets.iter().any(|keyset| keyset.closed.is_some())
+    }
+
     /// Records in the metrics that `client` fetched `serialized` at `now`.
     pub(crate) fn record_fetch(&self, serialized: &SerializedJwkSet, client: ClientClass, now: UnixTime) {
         self.fetches[client as usize].inc();

@@ -20,6 +20,7 @@
 //! | [`metrics`] | all Prometheus metric families |
 //! | [`config`] | reads TOML and environment variables into one validated `Config` |
 //! | [`traces`] | W3C trace context, and OpenTelemetry spans in builds that export them |
+//! | `stores` | stores of keys outside of this host, which seal private keys |
 //! | [`keys`] | reads PEM files into a `KeyRing`: keysets, private keys, certificates, and the schedule of signing keys |
 //! | [`tokens`] | builds and signs the tokens: identity tokens, OAuth assertions, Intercom's and other HS256 tokens. The signing queue is here |
 //! | [`jwks`] | the JWK Sets of a key ring, cached in serialized form until the published keys or certificates change |
@@ -68,6 +69,7 @@ mod metadata;
 pub mod metrics;
 pub mod sandbox;
 mod shell;
+mod stores;
 mod sync;
 pub mod tokens;
 pub mod traces;

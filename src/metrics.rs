@@ -97,6 +97,10 @@ pub struct Metrics {
     pub(crate) issuer_fetches: IntCounterVec,
     /// Seconds since the keys of an issuer were fetched, by `issuer`.
     pub(crate) issuer_keys_age: GaugeVec,
+    /// Requests to stores of keys, by `store`, `operation` and `outcome`.
+    pub(crate) store_requests: IntCounterVec,
+    /// Seconds that a request to a store took, by `store` and `operation`.
+    pub(crate) store_request_duration: HistogramVec,
     /// Requests for access tokens, by `profile` and `result`: hit, miss, coalesced, failure.
     pub(crate) cache_requests: IntCounterVec,
     /// Access tokens in the cache.
@@ -276,6 +280,16 @@ impl Metrics {
                 "issuer_fetches_total",
                 "Fetches of the keys of an issuer, by issuer and outcome: success or failure.",
                 &["issuer", "outcome"],
+            ),
+            store_requests: builder.counters(
+                "store_requests_total",
+                "Requests to stores of keys, by store, operation (login, seal or unseal) and outcome.",
+                &["store", "operation", "outcome"],
+            ),
+            store_request_duration: builder.histograms(
+                "store_request_duration_seconds",
+                "Seconds from a request to a store of keys until its whole answer, by store and operation.",
+                &["store", "operation"],
             ),
             issuer_keys_age: builder.gauges(
                 "issuer_keys_age_seconds",

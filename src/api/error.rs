@@ -41,6 +41,8 @@ pub(crate) enum ApiError {
     /// The body isn't a JSON object. The message says why.
     NotJson(String),
     NotFound,
+    /// The JWKS would lack keys, because a store hasn't opened them yet.
+    KeysetClosed,
     /// The path exists, but not with this method.
     MethodNotAllowed,
     /// No path has this method.
@@ -279,6 +281,15 @@ impl ApiError {
                     "temporarily_unavailable",
                     "no key of this profile's keyset signs yet; see `tokenmint keys list` for the dates in its keyset.toml, and \
                      `tokenmint check --running` for whether the service has taken them over",
+                )
+            },
+            Self::Mint(MintError::KeysetClosed) | Self::KeysetClosed => ErrorResponse {
+                retry_after: Some(5),
+                ..error_response(
+                    S::SERVICE_UNAVAILABLE,
+                    "temporarily_unavailable",
+                    "the store that seals the keys of this keyset hasn't answered since the service started, so there is no key; the \
+                     service tries again by itself, and `/readyz` and `tokenmint check` say why",
                 )
             },
             Self::IssuerUnavailable { retry_after } => ErrorResponse {

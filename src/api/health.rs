@@ -28,9 +28,19 @@ pub(super) async fn readyz(State(state): State<SharedState>) -> Response {
     if state.ready() {
         return (NO_STORE_HEADER, Json(json!({"status": "ready"}))).into_response();
     }
-    let status = if state.draining.load(Ordering::Acquire) { "draining" } else { "no key signs yet" };
+    let snapshot = state.snapshot.load();
+    let closed = snapshot
+        .ring
+        .keysets
+        .values()
+        .find_map(|keyset| Some(format!("a key of keysets.{} {}", keyset.name, keyset.closed.as_ref()?)));
+    let body = match closed {
+        _ if state.draining.load(Ordering::Acquire) => json!({"status": "draining"}),
+        Some(reason) => json!({"status": "keys are sealed", "reason": reason}),
+        None => json!({"status": "no key signs yet"}),
+    };
     let retry = [(RETRY_AFTER, HeaderValue::from_static("1"))];
-    (StatusCode::SERVICE_UNAVAILABLE, NO_STORE_HEADER, retry, Json(json!({"status": status}))).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, NO_STORE_HEADER, retry, Json(body)).into_response()
 }
 
 pub(super) async fn metrics(State(state): State<SharedState>) -> Response {

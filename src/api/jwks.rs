@@ -9,7 +9,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use super::{ApiError, AppState, OPENAPI, SharedState};
 use crate::jwks::{CachedJwks, ClientClass};
 
-pub(super) async fn union(State(state): State<SharedState>, method: Method, headers: HeaderMap) -> Response {
+pub(super) async fn union(
+    State(state): State<SharedState>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     jwks_response(&state.snapshot.load().published.union, &state, &method, &headers)
 }
 
@@ -23,10 +27,20 @@ pub(super) async fn keyset(
     let Path(name) = name.map_err(|_| ApiError::NotFound)?;
     let snapshot = state.snapshot.load();
     let jwks = snapshot.published.by_keyset.get(name.as_str()).ok_or(ApiError::NotFound)?;
-    Ok(jwks_response(jwks, &state, &method, &headers))
+    jwks_response(jwks, &state, &method, &headers)
 }
 
-fn jwks_response(jwks: &CachedJwks, state: &AppState, method: &Method, headers: &HeaderMap) -> Response {
+/// # Errors
+/// A keyset is closed. Verifiers must not learn a set without its keys, because other replicas may sign with them.
+fn jwks_response(
+    jwks: &CachedJwks,
+    state: &AppState,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    if jwks.is_closed() {
+        return Err(ApiError::KeysetClosed);
+    }
     let now = state.clock.now();
     let serialized = jwks.serialized(now);
     // A HEAD request doesn't deliver the keys, so it isn't counted as a fetch.
@@ -41,10 +55,10 @@ fn jwks_response(jwks: &CachedJwks, state: &AppState, method: &Method, headers: 
             // axum would add the length of this response's body, 0. It must be the length of the 200 (RFC 9110, section 8.6).
             answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(serialized.body.len()));
         }
-        return answer;
+        return Ok(answer);
     }
     let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    (caching, json, serialized.body.clone()).into_response()
+    Ok((caching, json, serialized.body.clone()).into_response())
 }
 
 /// Whether `If-None-Match` contains `etag`, by weak comparison (RFC 9110, section 13.1.2).

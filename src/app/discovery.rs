@@ -200,7 +200,7 @@ impl FoundService {
         });
         has_rights(configuration)
             || key_folders.iter().any(|folder| has_rights(folder))
-            || keys.into_iter().any(|key| has_rights(&key))
+            || keys.into_iter().any(|key| has_rights(key.path()))
     }
 }
 

@@ -104,8 +104,7 @@ fn key_directory_files(directory: &Path) -> BTreeSet<PathBuf> {
     paths
         .filter(|path| {
             let extension = path.extension().unwrap_or_default();
-            extension == "key"
-                || extension == "crt"
+            ["key", "sealed", "crt"].iter().any(|name| extension == *name)
                 || path.file_name().is_some_and(|name| name == SCHEDULE_FILE)
         })
         .collect()

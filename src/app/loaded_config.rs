@@ -1,6 +1,7 @@
 //! [`LoadedConfig`]: a configuration with the files that it names, loaded and checked.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::fingerprint::{Fingerprint, WatchedFiles};
 use super::tls::{self, ServerTls};
@@ -8,6 +9,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, KeysetConfig, Name, Problem};
 use crate::issuers::LoadedIssuerKeys;
 use crate::keys::{BatchLibrary, BatchLibraryError, KeyRing};
+use crate::metrics::Metrics;
 
 /// A configuration, with all files that it names loaded and checked.
 pub struct LoadedConfig {
@@ -21,6 +23,8 @@ pub struct LoadedConfig {
     pub(super) files: WatchedFiles,
     /// The fingerprint of `files`, taken before they were read.
     pub(super) fingerprint: Fingerprint,
+    /// The metrics of the service, which has the requests to stores from here on.
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl LoadedConfig {
@@ -29,7 +33,7 @@ impl LoadedConfig {
     /// # Errors
     /// Lists every problem of these files.
     pub fn new(config: Config, clock: &dyn Clock) -> Result<Self, Vec<Problem>> {
-        Self::replacing(config, None, clock)
+        Self::replacing(config, None, clock, Arc::new(Metrics::new()))
     }
 
     /// Like [`new`](Self::new), for a reload that replaces the key ring `previous`.
@@ -40,6 +44,7 @@ impl LoadedConfig {
         mut config: Config,
         previous: Option<&KeyRing>,
         clock: &dyn Clock,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, Vec<Problem>> {
         let files = WatchedFiles::of(&config);
         let fingerprint = files.fingerprint();
@@ -70,9 +75,9 @@ impl LoadedConfig {
                 Err(problem) => problems.push(problem),
             }
         }
-        match KeyRing::load(&config.keysets, clock.now(), previous) {
+        match KeyRing::load(&config.keysets, clock.now(), previous, &metrics) {
             Ok(ring) if problems.is_empty() => {
-                Ok(Self { config, ring, tls, public_tls, batch, issuer_keys, files, fingerprint })
+                Ok(Self { config, ring, tls, public_tls, batch, issuer_keys, files, fingerprint, metrics })
             }
             Ok(_) => Err(problems),
             Err(more) => {
@@ -113,5 +118,5 @@ fn batch_library(
 
 /// Lists the problems of the keys of an invalid configuration, to report them together with its own.
 pub(crate) fn key_problems(keysets: &BTreeMap<Name, KeysetConfig>, clock: &dyn Clock) -> Vec<Problem> {
-    KeyRing::load(keysets, clock.now(), None).err().unwrap_or_default()
+    KeyRing::load(keysets, clock.now(), None, &Metrics::new()).err().unwrap_or_default()
 }

@@ -135,7 +135,8 @@ impl App {
         clock_and_rng: ClockAndRng,
         dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
-        let LoadedConfig { config, ring, tls, public_tls, batch, issuer_keys, files, fingerprint } = loaded;
+        let LoadedConfig { config, ring, tls, public_tls, batch, issuer_keys, files, fingerprint, metrics } =
+            loaded;
         let chains = tls::certificate_chains([&tls, &public_tls]);
         let replaceable = |tls: Option<ServerTls>| tls.map(|tls| Arc::new(ArcSwap::new(tls.config)));
         let (tls, public_tls) = (replaceable(tls), replaceable(public_tls));
@@ -179,7 +180,8 @@ impl App {
         }
         let config = Arc::new(config);
         let state =
-            Arc::new(build_state(&config, ring, issuer_keys, batch, clock_and_rng, Arc::new(dropped_lines))?);
+            build_state(&config, ring, issuer_keys, batch, clock_and_rng, metrics, Arc::new(dropped_lines))?;
+        let state = Arc::new(state);
         let exchanges = config.identity.values().any(|profile| profile.messaging.is_some());
         if exchanges || !config.oauth.is_empty() {
             state.exchanger.warm_up_transport();
@@ -305,10 +307,10 @@ fn build_state(
     issuer_keys: BTreeMap<Name, LoadedIssuerKeys>,
     library: Option<Result<BatchLibrary, BatchLibraryError>>,
     clock_and_rng: ClockAndRng,
+    metrics: Arc<Metrics>,
     dropped_lines: DroppedLineCounter,
 ) -> Result<AppState, StartError> {
     let ClockAndRng { clock, randomness } = clock_and_rng;
-    let metrics = Arc::new(Metrics::new());
     let now = clock.now();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let required = (config.server.audit == AuditLogMode::Required).then(|| dropped_lines.clone());

@@ -23,6 +23,7 @@ use super::loaded_config::LoadedConfig;
 use super::tls::{self, CertificateChains};
 use super::{build_snapshot, retirement_watcher, systemd};
 use crate::api::{AppState, ConfigSnapshot, ReloadReport};
+use crate::clock::Randomness;
 use crate::config::{Config, Environment, InvalidConfig, KeyId, Name, Problem};
 use crate::issuers::Issuers;
 use crate::jwks::ALL_KEYSETS;
@@ -40,6 +41,9 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after a rejected reload it is tried again although no file has changed: a date may have come, or the clock may have
 /// been corrected.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+/// The pause after the first failed attempt to open a closed keyset, and the longest pause. Each is at least half as long, at random.
+const FIRST_OPEN_PAUSE: Duration = Duration::from_secs(1);
+const MAX_OPEN_PAUSE: Duration = Duration::from_secs(20);
 /// The pause after a reload by signal.
 const MIN_RELOAD_INTERVAL: Duration = Duration::from_millis(200);
 /// How many times files that change while they are read are read before giving up until the next check.
@@ -83,6 +87,26 @@ pub struct Reloader {
     last_problems: Vec<Problem>,
     /// The monotonic time of the last reload.
     last_attempt: Duration,
+    /// The attempts to open closed keysets.
+    open_attempts: OpenAttempts,
+}
+
+/// The attempts to open closed keysets, with backoff and jitter: many replicas must not ask a store again at the same moment.
+struct OpenAttempts {
+    failed: u32,
+    /// The monotonic time from which on the next one is due.
+    due_at: Duration,
+}
+
+impl OpenAttempts {
+    fn record_failure(&mut self, now: Duration, randomness: &dyn Randomness) {
+        self.failed = self.failed.saturating_add(1);
+        let pause = FIRST_OPEN_PAUSE.saturating_mul(1 << self.failed.min(8)).min(MAX_OPEN_PAUSE);
+        // Without randomness, half of the pause.
+        let mut random = [0];
+        let _ = randomness.fill(&mut random);
+        self.due_at = now + pause / 2 + pause * u32::from(random[0]) / 512;
+    }
 }
 
 /// Why a reload was rejected.
@@ -90,6 +114,8 @@ enum ReloadError {
     /// The files changed while they were read, or a key was retired meanwhile.
     FilesChanging,
     Rejected(Vec<Problem>),
+    /// The stores that seal keys haven't answered, and nothing else has changed.
+    StillClosed,
 }
 
 /// Why the files are loaded again.
@@ -101,11 +127,19 @@ enum ReloadReason {
     Change,
     /// Time has passed: the clock was set back to a time for which a key is missing, or a rejected reload is due for a retry.
     Clock,
+    /// A keyset is closed, and its store may answer now.
+    Closed,
 }
 
 impl Reloader {
     pub(super) const fn new(source: ConfigSource, target: ReloadTarget) -> Self {
-        Self { source, target, last_problems: Vec::new(), last_attempt: Duration::ZERO }
+        Self {
+            source,
+            target,
+            last_problems: Vec::new(),
+            last_attempt: Duration::ZERO,
+            open_attempts: OpenAttempts { failed: 0, due_at: Duration::ZERO },
+        }
     }
 
     /// Polls the files, and reloads them after a change or a message on `asked`. Returns when `asked` is closed, or when a reload
@@ -187,10 +221,14 @@ impl Reloader {
         if files.fingerprint() != *fingerprint {
             return Some(ReloadReason::Change);
         }
-        let lacks_a_key = state.snapshot.load().ring.lacks_valid_key(state.clock.now());
-        let may_be_right = !self.last_problems.is_empty()
-            && state.clock.monotonic().saturating_sub(self.last_attempt) >= RETRY_INTERVAL;
-        (lacks_a_key || may_be_right).then_some(ReloadReason::Clock)
+        let ring = &state.snapshot.load().ring;
+        let monotonic = state.clock.monotonic();
+        let may_be_right =
+            !self.last_problems.is_empty() && monotonic.saturating_sub(self.last_attempt) >= RETRY_INTERVAL;
+        if ring.lacks_valid_key(state.clock.now()) || may_be_right {
+            return Some(ReloadReason::Clock);
+        }
+        (ring.has_closed_keyset() && monotonic >= self.open_attempts.due_at).then_some(ReloadReason::Closed)
     }
 
     /// Reloads now. If the reload is rejected, the configuration in force stays.
@@ -206,7 +244,7 @@ impl Reloader {
         // Retirements take effect first, even if the rest is rejected.
         retirement_watcher::apply_now(&state);
         let metrics = &state.metrics;
-        match self.try_reload() {
+        match self.try_reload(reason) {
             Ok(()) => {
                 self.last_problems = Vec::new();
                 metrics.config_reloads.inc();
@@ -214,6 +252,7 @@ impl Reloader {
                 metrics.config_loaded_at.set(state.clock.now().seconds());
                 true
             }
+            Err(ReloadError::StillClosed) => true,
             // The next check sees a changed fingerprint and tries again.
             Err(ReloadError::FilesChanging) => {
                 tracing::debug!("the files change while they are read");
@@ -221,7 +260,8 @@ impl Reloader {
             }
             Err(ReloadError::Rejected(problems)) => {
                 // Retries by the clock are not logged and counted again.
-                if reason != ReloadReason::Clock || self.last_problems.is_empty() {
+                let is_retry = matches!(reason, ReloadReason::Clock | ReloadReason::Closed);
+                if !is_retry || self.last_problems.is_empty() {
                     metrics.config_reload_failures.inc();
                     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
                     tracing::error!(
@@ -237,7 +277,7 @@ impl Reloader {
     }
 
     /// Loads the files and activates the result.
-    fn try_reload(&mut self) -> Result<(), ReloadError> {
+    fn try_reload(&mut self, reason: ReloadReason) -> Result<(), ReloadError> {
         for _ in 0..READ_ATTEMPTS {
             let before = self.target.files.fingerprint();
             let base = self.target.state.snapshot.load_full();
@@ -245,6 +285,13 @@ impl Reloader {
             if files == self.target.files && files.fingerprint() == before {
                 self.target.fingerprint = before;
                 let loaded = built.map_err(ReloadError::Rejected)?;
+                if loaded.ring.has_closed_keyset() {
+                    let state = &self.target.state;
+                    self.open_attempts.record_failure(state.clock.monotonic(), &*state.randomness);
+                    if reason == ReloadReason::Closed && loaded.ring.closes_the_same(&base.ring) {
+                        return Err(ReloadError::StillClosed);
+                    }
+                }
                 if self.activate(&base, loaded) {
                     return Ok(());
                 }
@@ -270,7 +317,12 @@ impl Reloader {
         if !refused.is_empty() {
             return (files, Err(refused));
         }
-        let loaded = LoadedConfig::replacing(config, Some(&base.ring), &*self.target.state.clock);
+        let loaded = LoadedConfig::replacing(
+            config,
+            Some(&base.ring),
+            &*self.target.state.clock,
+            self.target.state.metrics.clone(),
+        );
         let loaded = loaded.and_then(|loaded| {
             let worse = tls::newly_invalid_chains(&self.target.chains, [&loaded.tls, &loaded.public_tls]);
             if worse.is_empty() { Ok(loaded) } else { Err(worse) }

@@ -69,6 +69,31 @@ pub const EXIT_CODES: &[(&str, &[(i32, &str)])] = &[
         ],
     ),
     (
+        "keys seal",
+        &[
+            (
+                0,
+                "The key is sealed, and `KID.key` is removed. If a service runs with these files, it uses the sealed key.",
+            ),
+            (
+                1,
+                "The key isn't sealed, or the service doesn't use the sealed key, and `KID.key` is still there.",
+            ),
+            (64, "The configuration is invalid."),
+        ],
+    ),
+    (
+        "keys reseal",
+        &[
+            (0, "Each sealed key of the keyset is sealed again."),
+            (
+                1,
+                "A key can't be opened or sealed, or there is none. Keys that were sealed again before stay so.",
+            ),
+            (64, "The configuration is invalid."),
+        ],
+    ),
+    (
         "jwk",
         &[
             (0, "The JWK was printed."),

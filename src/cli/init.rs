@@ -10,7 +10,7 @@ use serde_json::json;
 use super::keys::{KeyFiles, KeyPair, KeysetUsage, check_kid_unused, create_directory, write_new};
 use super::{CliContext, CliError, hash_api_key, new_api_key, print_json, print_line, print_stderr};
 use crate::app::{self, LoadedConfig};
-use crate::config::{Algorithm, Config, DEFAULT_CONFIG_FILE, Environment, Issuer, KeyId, Problem};
+use crate::config::{Config, DEFAULT_CONFIG_FILE, Environment, Issuer, KeyId, Problem};
 use crate::keys::KeyDirectory;
 use crate::shell;
 
@@ -158,7 +158,7 @@ impl InitCommand {
         for (folder, kid, pair) in keys {
             written.directory(folder, create_directory)?;
             let now = context.clock_and_rng.clock.now();
-            let made = pair.write(&KeyDirectory::lock(folder)?, kid, Algorithm::Rs256, now)?;
+            let made = pair.write(&KeyDirectory::lock(folder)?, kid, None, now)?;
             written.0.extend([made.private_key.clone(), made.certificate.clone(), made.jwk.clone()]);
             all_made.push(made);
         }

@@ -19,6 +19,7 @@ pub(crate) mod salesforce;
 pub mod schema;
 pub(crate) mod section;
 pub(crate) mod source;
+mod stores;
 pub(crate) mod values;
 mod written;
 
@@ -45,6 +46,7 @@ pub use path::UnverifiedPath;
 use section::Section;
 pub(crate) use source::{CONFIG_VARIABLE, CONFIGURATION, ValueOrigin, WarningCode};
 pub use source::{Environment, Problem};
+pub(crate) use stores::{SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
 use written::WrittenSettings;
 
 /// The configuration file that is read if none is named.
@@ -245,6 +247,8 @@ pub struct KeysetConfig {
     pub(crate) keys: KeysetSource,
     /// Decrypts encrypted PKCS#8 keys.
     pub passphrase: Option<SecretString>,
+    /// Opens sealed keys; `None` if the keys aren't sealed.
+    pub(crate) seal: Option<SealConfig>,
     /// All keys of a keyset sign with one algorithm, the one of its profiles (RFC 8725, section 3.1).
     pub algorithm: Algorithm,
     /// The longest lifetime of a token that the keys may have signed.

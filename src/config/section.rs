@@ -171,6 +171,11 @@ impl<'a> Section<'a> {
         self.or_default(name, |node: &ConfigNode| self.kind(name).parse_choice(node, reason))
     }
 
+    /// Returns one of the choices of the schema; `None` if it is absent or invalid. An invalid value is reported.
+    pub(crate) fn choice(&self, name: &'static str) -> Option<&'static str> {
+        self.optional(name, |node: &ConfigNode| self.kind(name).parse_choice(node, ""))
+    }
+
     /// Parses each entry of a list: `["a", "b"]` or, in the environment, `a,b`. An invalid entry is reported with
     /// its own line.
     pub(crate) fn list<T>(&self, name: &'static str, parse: fn(&str) -> Result<T, String>) -> Vec<T> {

@@ -148,12 +148,18 @@ pub(crate) enum WarningCode {
     RetiredWithoutDate,
     ScrtUrl,
     StateDirectory,
+    /// A store doesn't answer, so the keys that it seals aren't open.
+    StoreUnavailable,
     TokenUrl,
     UnlistedKey,
     UnreachableBundle,
     UnreadVariable,
+    /// A private key of a sealed keyset lies in the clear.
+    UnsealedKey,
     /// No caller refers to an issuer.
     UnusedIssuer,
+    /// No keyset refers to a store.
+    UnusedStore,
 }
 
 impl Problem {

@@ -9,7 +9,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL};
 use http::{HeaderMap, HeaderValue};
 use jsonwebtoken::Algorithm;
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client, ClientBuilder};
+use reqwest::{Client, ClientBuilder};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use url::Url;
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::key_set::{KeySet, KeySetError};
 use crate::config::{HttpsOrLoopbackUrl, KeyAddress, KeyFetchConfig, UnverifiedPath};
-use crate::files::{MAX_FILE_SIZE, OpenedFile};
+use crate::files::OpenedFile;
 use crate::hash::sha256;
 use crate::http_client;
 use crate::json::Json;
@@ -110,16 +110,17 @@ impl KeyFetcher {
         issuer: &str,
         algorithms: Vec<Algorithm>,
     ) -> Result<Self, String> {
-        let authorities = config.ca_file.as_ref().map(read_authorities).transpose()?;
+        let authorities = config.ca_file.as_ref().map(|file| http_client::read_authorities(file.as_path()));
+        let authorities = authorities.transpose()?;
         let certificates = match &authorities {
             None => None,
-            Some(pem) => Some(parse_authorities(pem)?),
+            Some(pem) => Some(http_client::parse_authorities(pem)?),
         };
         let client = match certificates {
             Some(certificates) => client_builder()
                 .tls_certs_only(certificates)
                 .build()
-                .map_err(|_| "holds a certificate that isn't valid: replace it".to_owned())?,
+                .map_err(|_| http_client::INVALID_AUTHORITY.to_owned())?,
             None => http_client::build_with_host_authorities(client_builder, "fetches of issuers' keys"),
         };
         let (config, issuer) = (config.clone(), issuer.to_owned());
@@ -173,7 +174,7 @@ impl KeyFetcher {
             if error.is_timeout() && !error.is_connect() {
                 return FetchError::Timeout { what };
             }
-            let (reason, is_tls) = innermost(error);
+            let (reason, is_tls) = http_client::innermost_cause(error);
             if is_tls { FetchError::Tls { what, reason } } else { FetchError::Unreachable { what, reason } }
         };
         let mut response = request.send().await.map_err(|error| unreachable(&error))?;
@@ -239,36 +240,6 @@ fn client_builder() -> ClientBuilder {
     );
     // Fetches are rare, and an issuer closes idle connections before the next one.
     http_client::builder().pool_max_idle_per_host(0).redirect(policy)
-}
-
-/// The innermost cause of an error, which has no address in it, and whether it is an error of TLS.
-fn innermost(error: &reqwest::Error) -> (String, bool) {
-    let mut cause: &dyn std::error::Error = error;
-    let mut is_tls = false;
-    loop {
-        // An error in an `io::Error` isn't its source: the source is that error's.
-        is_tls |= match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(inner) => inner.is::<rustls::Error>(),
-            None => cause.is::<rustls::Error>(),
-        };
-        match cause.source() {
-            Some(source) => cause = source,
-            None => return (cause.to_string(), is_tls),
-        }
-    }
-}
-
-fn read_authorities(file: &UnverifiedPath) -> Result<Vec<u8>, String> {
-    let read = OpenedFile::open(file.as_path()).and_then(|file| file.read(MAX_FILE_SIZE));
-    read.map(|pem| pem.to_vec()).map_err(|error| format!("can't be read: {error}"))
-}
-
-fn parse_authorities(pem: &[u8]) -> Result<Vec<Certificate>, String> {
-    let certificates = Certificate::from_pem_bundle(pem).unwrap_or_default();
-    if certificates.is_empty() {
-        return Err("holds no certificate in PEM (`-----BEGIN CERTIFICATE-----`)".to_owned());
-    }
-    Ok(certificates)
 }
 
 /// How long a response is fresh by its `Cache-Control` (RFC 9111, section 5.2.2), within the bounds.

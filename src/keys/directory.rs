@@ -23,7 +23,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tempfile::NamedTempFile;
 use thiserror::Error;
 
-use super::directory_contents::DirectoryContents;
+use super::directory_contents::{DirectoryContents, KeyFile};
 use super::key_file::{read_schedule_bytes, read_schedule_unchecked};
 use super::schedule::{SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleEntry, retirement_marks};
 use super::schedule_document::ScheduleDocument;
@@ -208,6 +208,14 @@ impl KeyDirectory {
         file.persist_noclobber(&path).map_err(|error| self.write_error(&path, &error.error))?;
         self.sync(&path)?;
         Ok(path)
+    }
+
+    /// Replaces the file at `path`, whatever it holds.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub(crate) fn replace_file(&self, path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
+        self.replace_if(path, content, || Ok(true))
     }
 
     /// Replaces the file at `path`, if it still holds `read`. A symbolic link stays; its target is replaced.
@@ -420,7 +428,7 @@ fn open_directory(path: &Path) -> Result<File, DirectoryError> {
 /// The directory can't be opened, or its `keyset.toml` can't be read.
 pub(crate) fn holds_kid(path: &Path, kid: &KeyId) -> Result<bool, DirectoryError> {
     open_directory(path)?;
-    if path.join(format!("{kid}.key")).exists() {
+    if KeyFile::of(path, kid).path().exists() {
         return Ok(true);
     }
     let schedule = path.join(SCHEDULE_FILE);

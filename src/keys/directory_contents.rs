@@ -6,15 +6,40 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::SCHEDULE_FILE;
+use super::sealed_key::SEALED_EXTENSION;
 use crate::config::KeyId;
 
 /// The extensions of key and keystore files of other tools, in lower case. `.key` stands for spellings like `.KEY`.
 const FOREIGN_KEY_EXTENSIONS: &[&str] = &[".pem", ".p12", ".pfx", ".jks", ".ppk", ".der", ".key"];
 
+/// The file of a private key.
+pub(crate) enum KeyFile {
+    /// `KID.key`, PEM text.
+    Plain(PathBuf),
+    /// `KID.key.sealed`, which a store has encrypted.
+    Sealed(PathBuf),
+}
+
+impl KeyFile {
+    /// The file of a key in `directory`. The sealed one counts, if there are both.
+    pub(crate) fn of(directory: &Path, kid: &KeyId) -> Self {
+        let sealed = directory.join(format!("{kid}.{SEALED_EXTENSION}"));
+        if sealed.exists() { Self::Sealed(sealed) } else { Self::Plain(directory.join(format!("{kid}.key"))) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Plain(path) | Self::Sealed(path) => path,
+        }
+    }
+}
+
 /// A listing of a key directory. No file is opened.
 pub(crate) struct DirectoryContents {
-    /// Each `KID.key`.
-    pub(crate) keys: BTreeMap<KeyId, PathBuf>,
+    /// The file of each key. The sealed one counts, if there are both.
+    pub(crate) keys: BTreeMap<KeyId, KeyFile>,
+    /// Each `KID.key` that has a sealed form beside it.
+    pub(crate) plain_beside_sealed: BTreeMap<KeyId, PathBuf>,
     pub(crate) has_schedule: bool,
     /// Key files whose name isn't a valid key id, with the reason.
     pub(crate) misnamed: Vec<(PathBuf, String)>,
@@ -28,8 +53,14 @@ impl DirectoryContents {
     /// # Errors
     /// The directory can't be listed.
     pub(crate) fn list(directory: &Path) -> io::Result<Self> {
-        let mut contents =
-            Self { keys: BTreeMap::new(), has_schedule: false, misnamed: Vec::new(), ignored: Vec::new() };
+        let mut contents = Self {
+            keys: BTreeMap::new(),
+            plain_beside_sealed: BTreeMap::new(),
+            has_schedule: false,
+            misnamed: Vec::new(),
+            ignored: Vec::new(),
+        };
+        let mut sealed = BTreeMap::new();
         for item in fs::read_dir(directory)? {
             let path = item?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
@@ -37,15 +68,22 @@ impl DirectoryContents {
             if name.starts_with('.') {
                 continue;
             }
-            if let Some(kid) = name.strip_suffix(".key") {
-                match KeyId::parse(kid) {
-                    Ok(kid) => _ = contents.keys.insert(kid, path),
-                    Err(message) => contents.misnamed.push((path, message)),
+            let is_sealed = name.strip_suffix(SEALED_EXTENSION).and_then(|name| name.strip_suffix('.'));
+            if let Some(kid) = is_sealed.or_else(|| name.strip_suffix(".key")) {
+                match (KeyId::parse(kid), is_sealed) {
+                    (Ok(kid), Some(_)) => _ = sealed.insert(kid, KeyFile::Sealed(path)),
+                    (Ok(kid), None) => _ = contents.keys.insert(kid, KeyFile::Plain(path)),
+                    (Err(message), _) => contents.misnamed.push((path, message)),
                 }
             } else if name == SCHEDULE_FILE {
                 contents.has_schedule = true;
             } else if FOREIGN_KEY_EXTENSIONS.iter().any(|end| name.to_ascii_lowercase().ends_with(end)) {
                 contents.ignored.push(path);
+            }
+        }
+        for (kid, file) in sealed {
+            if let Some(KeyFile::Plain(plain)) = contents.keys.insert(kid.clone(), file) {
+                contents.plain_beside_sealed.insert(kid, plain);
             }
         }
         contents.ignored.sort();

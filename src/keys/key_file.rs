@@ -38,6 +38,17 @@ fn private_key_text(file: OpenedFile) -> Result<SecretString, String> {
     key_formats::decode_key_text(&bytes).map(SecretString::from).map_err(|why| why.to_string())
 }
 
+/// Reads the file of a sealed key, which isn't confidential. Rejects one that others can change.
+///
+/// # Errors
+/// Says what is wrong with the file and how to fix it.
+pub(crate) fn read_sealed_key(path: &Path) -> Result<String, String> {
+    let file = OpenedFile::open(path).map_err(|error| error.to_string())?;
+    file.reject_writable_by_others().map_err(|error| error.to_string())?;
+    let bytes = file.read(MAX_FILE_SIZE).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes.to_vec()).map_err(|_| "isn't text".to_owned())
+}
+
 /// Reads a certificate's file, which isn't confidential.
 ///
 /// # Errors

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::directory_contents::DirectoryContents;
+use super::directory_contents::{DirectoryContents, KeyFile};
 use super::publication_history::{ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset};
 use super::ring::DerivedCertificateCache;
 use super::schedule::{self, EntryOrigins, Schedule};
+use super::sealed_key::SealedKey;
 use super::{
     CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, KeyCertificate, KeyRing, KeyState, Keyset,
     KeysetKey, LiveTokenCounter, PemQuirk, PrivateKey, PublicKey, RotationRules, SCHEDULE_FILE, key_file,
@@ -24,9 +25,12 @@ use crate::clock::UnixTime;
 use crate::config::{self, KeyId, KeysetSource, Name, Problem, ValueOrigin, WarningCode};
 use crate::files::{parent_directory, reject_replaceable_by_others};
 use crate::hash::PartsHasher;
+use crate::metrics::Metrics;
+use crate::shell;
+use crate::stores::{SealContext, Unsealer};
 
 impl KeyRing {
-    /// Opens and checks the keys of all keysets. `previous` is the ring that it replaces.
+    /// Opens and checks the keys of all keysets. `previous` is the ring that it replaces. The requests to stores are counted in `metrics`.
     ///
     /// # Errors
     /// Lists the problems of all of them, each with its source.
@@ -34,8 +38,9 @@ impl KeyRing {
         keysets: &BTreeMap<Name, config::KeysetConfig>,
         now: UnixTime,
         previous: Option<&Self>,
+        metrics: &Metrics,
     ) -> Result<Self, Vec<Problem>> {
-        let mut loader = Loader::new(now, previous);
+        let mut loader = Loader::new(now, previous, metrics);
         let sets: Vec<Arc<Keyset>> =
             keysets.values().filter_map(|keyset| loader.keyset(keyset)).map(Arc::new).collect();
         loader.problems.extend(keyset_checks::duplicate_kids(&sets));
@@ -84,7 +89,8 @@ fn published_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> 
         keys: keyset.keys.iter().map(key).collect(),
         gone: keyset.gone.iter().collect(),
     };
-    keysets.into_iter().map(keyset).collect()
+    // A closed keyset shows nothing, and opens like a new one.
+    keysets.into_iter().filter(|keyset| keyset.closed.is_none()).map(keyset).collect()
 }
 
 /// The usual quirks of a key in an environment variable: many tools can't put line breaks into variables.
@@ -101,6 +107,9 @@ struct Loader<'a> {
     /// The key ids of retired keys, by modulus: those whose file can be read and that this process hasn't published.
     /// [`PublicationHistory`] has those that it has published.
     retired: BTreeMap<ModulusHash, KeyId>,
+    unsealer: Unsealer<'a>,
+    /// Why the keyset that is being loaded is closed.
+    closed: Option<String>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
@@ -115,11 +124,27 @@ struct LoadedKey {
     derived: Option<(KeyId, Arc<DerivedCertificateCache>)>,
 }
 
+impl LoadedKey {
+    fn new(private: PrivateKey, source: [u8; 32]) -> Self {
+        let (private, live_tokens) = (Arc::new(private), Arc::default());
+        Self { private, live_tokens, source, configured_certificate: None, derived: None }
+    }
+}
+
 impl<'a> Loader<'a> {
-    fn new(now: UnixTime, previous: Option<&'a KeyRing>) -> Self {
+    fn new(now: UnixTime, previous: Option<&'a KeyRing>, metrics: &'a Metrics) -> Self {
         let keys = previous.into_iter().flat_map(KeyRing::keys);
         let opened = keys.map(|(_, key)| (key.source, key)).collect();
-        Self { now, opened, previous, retired: BTreeMap::new(), problems: Vec::new(), warnings: Vec::new() }
+        Self {
+            now,
+            opened,
+            previous,
+            retired: BTreeMap::new(),
+            unsealer: Unsealer::new(metrics),
+            closed: None,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     fn keyset(&mut self, keyset: &config::KeysetConfig) -> Option<Keyset> {
@@ -146,6 +171,10 @@ impl<'a> Loader<'a> {
         };
         let rules = rotation_rules(keyset);
         let validities = rules.validities(&schedule.entries, self.now);
+        let closed = self.closed.take();
+        if closed.is_some() {
+            found.clear();
+        }
         let mut keys = Vec::new();
         let mut gone = Vec::new();
         for validity in validities {
@@ -175,7 +204,11 @@ impl<'a> Loader<'a> {
             gone,
             rules,
             used_by: keyset.used_by.clone(),
+            closed,
         };
+        if keyset.closed.is_some() {
+            return Some(keyset);
+        }
         self.warnings.extend(keyset_checks::early_signing_warnings(&field, &keyset, self.now));
         if keyset.signing_position(self.now).is_none() {
             let first = keyset.keys.iter().filter_map(|key| key.validity.signs_from()).min();
@@ -209,6 +242,62 @@ impl<'a> Loader<'a> {
         self.key(field, origin, &text, keyset, &[])
     }
 
+    /// Opens a sealed key, unless the previous ring has it. `None` if that was reported, or closes the keyset.
+    fn sealed_key(
+        &mut self,
+        field: &str,
+        path: &Path,
+        kid: &KeyId,
+        keyset: &config::KeysetConfig,
+    ) -> Option<LoadedKey> {
+        let origin = path.display().to_string();
+        let Some(seal) = &keyset.seal else {
+            let message =
+                "is a sealed key, and the keyset has no `sealed_by`: set `sealed_by` and `seal_key`";
+            self.problems.push(Problem::new(field, origin, message));
+            return None;
+        };
+        let sealed = self.ok_or_record(field, &origin, SealedKey::read(path))?;
+        let context = SealContext { keyset: &keyset.name, kid };
+        let source = sealed.fingerprint(context);
+        if let Some(known) = self.opened_key(source) {
+            return Some(known);
+        }
+        match sealed.open(context, seal, &mut self.unsealer) {
+            Ok(private) => Some(LoadedKey::new(private, source)),
+            Err(error) if error.is_transient() && self.may_be_closed(&keyset.name) => {
+                let message = format!("{error}. Until the store answers, the keyset has no key");
+                if self.closed.is_none() {
+                    let warning = Problem::warning(WarningCode::StoreUnavailable, field, &origin, &message);
+                    self.warnings.push(warning);
+                    self.closed = Some(error.to_string());
+                }
+                None
+            }
+            Err(error) => {
+                self.problems.push(Problem::new(field, origin, error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Whether the keyset may be without its keys for now: it must not lose the keys that are in memory.
+    fn may_be_closed(&self, name: &Name) -> bool {
+        self.previous.is_none_or(|ring| ring.keysets.get(name).is_some_and(|keyset| keyset.closed.is_some()))
+    }
+
+    /// The key of the previous ring that was read from this source.
+    fn opened_key(&self, source: [u8; 32]) -> Option<LoadedKey> {
+        let key = self.opened.get(&source)?;
+        Some(LoadedKey {
+            private: key.private.clone(),
+            live_tokens: key.live_tokens.clone(),
+            source,
+            configured_certificate: None,
+            derived: Some((key.kid.clone(), key.derived.clone())),
+        })
+    }
+
     /// Parses and checks a key, unless the previous ring has it. Warns of quirks of the text that aren't `usual`.
     fn key(
         &mut self,
@@ -220,19 +309,11 @@ impl<'a> Loader<'a> {
     ) -> Option<LoadedKey> {
         let passphrase = keyset.passphrase.as_ref();
         let source = source_fingerprint(text, passphrase);
-        let found = if let Some(key) = self.opened.get(&source) {
-            let derived = Some((key.kid.clone(), key.derived.clone()));
-            LoadedKey {
-                private: key.private.clone(),
-                live_tokens: key.live_tokens.clone(),
-                source,
-                configured_certificate: None,
-                derived,
-            }
+        let found = if let Some(known) = self.opened_key(source) {
+            known
         } else {
             let private = self.ok_or_record(field, origin, PrivateKey::parse(text, passphrase))?;
-            let (private, live_tokens) = (Arc::new(private), Arc::default());
-            LoadedKey { private, live_tokens, source, configured_certificate: None, derived: None }
+            LoadedKey::new(private, source)
         };
         let warning = found.private.pem_quirks.without(usual).warning();
         self.warnings
@@ -283,6 +364,29 @@ impl<'a> Loader<'a> {
             self.problems.push(Problem::new(field, source, message));
             return None;
         }
+        if keyset.seal.is_some() {
+            let plain = contents.keys.iter().filter_map(|(kid, file)| match file {
+                KeyFile::Plain(path) => Some((kid, path)),
+                KeyFile::Sealed(_) => None,
+            });
+            for (kid, path) in plain {
+                let message = format!(
+                    "lies in the clear, though `sealed_by` is set: `tokenmint keys seal {} --keyset {}` seals it",
+                    shell::quote(kid),
+                    keyset.name
+                );
+                self.warnings.push(Problem::warning(
+                    WarningCode::UnsealedKey,
+                    field,
+                    path.display(),
+                    message,
+                ));
+            }
+        }
+        for path in contents.plain_beside_sealed.values() {
+            let message = "lies in the clear beside its sealed form, which is used: remove it";
+            self.warnings.push(Problem::warning(WarningCode::UnsealedKey, field, path.display(), message));
+        }
         for path in &contents.ignored {
             let message = "is ignored: keys are named KID.key, their certificates KID.crt";
             self.warnings.push(Problem::warning(WarningCode::IgnoredFile, field, path.display(), message));
@@ -294,10 +398,13 @@ impl<'a> Loader<'a> {
         // An unlisted key neither signs nor is published, so its file isn't read.
         let is_listed = |kid: &KeyId| schedule.as_ref().is_none_or(|schedule| schedule.entry(kid).is_some());
         let wanted = contents.keys.iter().filter(|(kid, _)| is_listed(kid) && !gone_kids.contains(kid));
-        for (kid, path) in wanted {
-            let Some(mut key) = self.key_file(field, path, &path.display().to_string(), keyset) else {
-                continue;
+        for (kid, file) in wanted {
+            let path = file.path();
+            let opened = match file {
+                KeyFile::Plain(path) => self.key_file(field, path, &path.display().to_string(), keyset),
+                KeyFile::Sealed(path) => self.sealed_key(field, path, kid, keyset),
             };
+            let Some(mut key) = opened else { continue };
             key.configured_certificate =
                 self.certificate_file(field, &certificate_path(path, kid), &key.private.public);
             found.insert(kid.clone(), key);
@@ -352,8 +459,8 @@ impl<'a> Loader<'a> {
         }
         for entry in schedule.entries.iter().filter(|entry| entry.retired.is_some()) {
             let is_known = self.previous.is_some_and(|previous| previous.history.contains_kid(&entry.kid));
-            let path = contents.keys.get(&entry.kid).filter(|_| !is_known);
-            let modulus_hash = path.and_then(|path| modulus_hash_of_file(path, keyset.passphrase.as_ref()));
+            let file = contents.keys.get(&entry.kid).filter(|_| !is_known);
+            let modulus_hash = file.and_then(|file| modulus_hash_of_file(file, keyset.passphrase.as_ref()));
             self.retired.extend(modulus_hash.map(|modulus_hash| (modulus_hash, entry.kid.clone())));
         }
         for kid in contents.keys.keys().filter(|kid| schedule.entry(kid).is_none()) {
@@ -465,9 +572,14 @@ pub(crate) const fn rotation_rules(keyset: &config::KeysetConfig) -> RotationRul
     RotationRules { publish_lead, longest_life, retire_margin }
 }
 
-/// The modulus hash of the private key in a file; `None` if it can't be read.
-pub(crate) fn modulus_hash_of_file(path: &Path, passphrase: Option<&SecretString>) -> Option<ModulusHash> {
-    private_key::modulus_hash_of_pem(&key_file::read_private_key_unchecked(path).ok()?, passphrase)
+/// The modulus hash of the private key in a file, for a sealed key the one that the file states; `None` if it can't be read.
+pub(crate) fn modulus_hash_of_file(file: &KeyFile, passphrase: Option<&SecretString>) -> Option<ModulusHash> {
+    match file {
+        KeyFile::Plain(path) => {
+            private_key::modulus_hash_of_pem(&key_file::read_private_key_unchecked(path).ok()?, passphrase)
+        }
+        KeyFile::Sealed(path) => SealedKey::read(path).ok().map(|key| key.modulus_hash()),
+    }
 }
 
 /// Hashes the text and the passphrase that a key is read from.

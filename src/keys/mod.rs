@@ -3,6 +3,8 @@
 //!
 //! - The state `Retiring` is the normal end of a key, after its time of signing. A *retired* key was revoked at once.
 //! - Every key in a ring has passed the strength checks and a test signature.
+//! - A sealed key is opened by a store at load. If the store doesn't answer at the start, its keyset is *closed*: it has no keys until the
+//!   store answers. A reload never closes a keyset.
 //! - Key ids are unique among the ring's keys and the retired keys of its schedules.
 //! - A ring's keys and dates never change; a reload builds another ring. `retirement` also builds a new ring, from the ring
 //!   in force and `keyset.toml` alone.
@@ -35,6 +37,7 @@ mod ring;
 pub mod rotation;
 mod schedule;
 mod schedule_document;
+mod sealed_key;
 mod timeline;
 
 pub use batch::{BatchLibrary, BatchParams, BatchSigner, SelfTestResult, SignRequest};
@@ -46,7 +49,7 @@ pub(crate) use certificate::{
 pub(crate) use certificate_checks::SignatureStatus;
 pub use crypto_mb::BatchLibraryError;
 pub(crate) use directory::{DirectoryError, KeyDirectory, ScheduleFile, holds_kid};
-pub(crate) use directory_contents::DirectoryContents;
+pub(crate) use directory_contents::{DirectoryContents, KeyFile};
 pub(crate) use key_formats::{UnreadableKey, decode_key_text};
 pub(crate) use live_tokens::LiveTokenCounter;
 pub(crate) use load::{modulus_hash_of_file, rotation_rules};
@@ -63,4 +66,5 @@ pub use schedule::{
     RetirementMark, SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleEntry, parse_schedule, retirement_marks,
 };
 pub use schedule_document::ScheduleDocument;
+pub(crate) use sealed_key::{SEALED_EXTENSION, SealedKey};
 pub use timeline::{KeyState, KeyValidity, RotationRules};

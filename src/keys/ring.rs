@@ -30,6 +30,9 @@ pub struct Keyset {
     pub(crate) gone: Vec<KeyValidity>,
     pub(crate) rules: RotationRules,
     pub(crate) used_by: Vec<ProfileName>,
+    /// Why the keyset is closed: the store that seals its keys hasn't answered since the start. It then has no keys, and isn't published:
+    /// a JWKS without them would make verifiers reject the tokens of other replicas.
+    pub(crate) closed: Option<String>,
 }
 
 /// A key of a keyset, opened.
@@ -135,6 +138,19 @@ impl KeyRing {
         self.keys().for_each(|(_, key)| key.prepare(now));
     }
 
+    pub(crate) fn has_closed_keyset(&self) -> bool {
+        self.keysets.values().any(|keyset| keyset.closed.is_some())
+    }
+
+    /// Whether the same keysets are closed in both.
+    pub(crate) fn closes_the_same(&self, other: &Self) -> bool {
+        let closed = |ring: &Self| -> Vec<Name> {
+            let keysets = ring.keysets.values().filter(|keyset| keyset.closed.is_some());
+            keysets.map(|keyset| keyset.name.clone()).collect()
+        };
+        closed(self) == closed(other)
+    }
+
     /// Whether an unopened key is valid at `now`, because the clock was set back.
     pub(crate) fn lacks_valid_key(&self, now: UnixTime) -> bool {
         let mut gone = self.keysets.values().flat_map(|keyset| &keyset.gone);
@@ -148,6 +164,7 @@ mod tests {
     use crate::clock::SystemRandomness;
     use crate::config::{self, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeysetSource};
     use crate::keys::generate_private_key;
+    use crate::metrics::Metrics;
 
     /// No JWKS request has to derive a certificate, even at the turn of the year.
     #[test]
@@ -159,6 +176,7 @@ mod tests {
             name: name.clone(),
             keys: KeysetSource::Text { kid, pem, origin: "a test".to_owned() },
             passphrase: None,
+            seal: None,
             algorithm: Algorithm::Rs256,
             longest_life: Duration::from_hours(1),
             publish_lead: DEFAULT_PUBLISH_LEAD,
@@ -169,7 +187,7 @@ mod tests {
         // 2026-12-30T12:00:00Z and a day later.
         let (noon, eve) = (UnixTime::from_seconds(1_798_632_000), UnixTime::from_seconds(1_798_718_400));
         let load = |now, previous: Option<&KeyRing>| {
-            KeyRing::load(&keysets, now, previous)
+            KeyRing::load(&keysets, now, previous, &Metrics::new())
                 .map_err(|problems| format!("{problems:?}"))
                 .expect("a ring")
         };

@@ -52,6 +52,9 @@ impl KeysetSigner {
     }
 
     fn signing_position(&self, now: UnixTime) -> Result<usize, MintError> {
+        if self.keyset.closed.is_some() {
+            return Err(MintError::KeysetClosed);
+        }
         self.keyset.signing_position(now).ok_or_else(|| {
             let next = self.keyset.keys.iter().filter_map(|key| key.validity.next_signing_time(now)).min();
             MintError::NoSigningKey { seconds_until_next: next.map(|next| now.seconds_until(next)) }

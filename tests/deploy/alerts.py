@@ -83,6 +83,9 @@ DROPPED = 'tokenmint_log_lines_dropped_total{instance="a"}'
 PANICS = 'tokenmint_panics_total{instance="a"}'
 ISSUER = {"issuer": "cluster", "instance": "a"}
 KEYS_AGE = 'tokenmint_issuer_keys_age_seconds{issuer="cluster",instance="a"}'
+STORE_FAILED = (
+    'tokenmint_store_requests_total{store="vault",operation="unseal",outcome="unavailable",instance="a"}'
+)
 FETCHES_FAILED = 'tokenmint_issuer_fetches_total{issuer="cluster",instance="a",outcome="failure"}'
 
 CASES = [
@@ -162,6 +165,10 @@ CASES = [
     # A token that ended on its way, now and then.
     quiet("TokenmintJwtsRefused", 15, refused_jwts("exp", "0+2x30")),
     quiet("TokenmintJwtsRefused", 15, refused_jwts("keys_unavailable", "0+30x30")),
+    fires("TokenmintStoreUnavailable", 10, {STORE_FAILED: "0+4x30"}, instance="a", store="vault"),
+    # One request failed, and the next one didn't.
+    quiet("TokenmintStoreUnavailable", 10, {STORE_FAILED: "0 0 0 0 1x30"}),
+    quiet("TokenmintStoreUnavailable", 10, {STORE_FAILED.replace("unavailable", "success"): "0+4x30"}),
     fires("TokenmintReloadFailing", 10, {CURRENT: "1 0x20"}, instance="a"),
     # Two files that were changed one after the other.
     quiet("TokenmintReloadFailing", 10, {CURRENT: "1 1 1 1 1 1 1 0 1x20"}),

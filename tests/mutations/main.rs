@@ -37,6 +37,7 @@ use tokenmint::doctor::{
     detect_artifact, run_checks, verify_token,
 };
 use tokenmint::keys::KeyRing;
+use tokenmint::metrics::Metrics;
 
 use mutators::{MUTATORS, Mutator, Refused};
 use random::Random;
@@ -146,7 +147,7 @@ impl Workspace {
     fn load(&self, text: &str) -> Option<(Config, KeyRing)> {
         let base = self.folder.path().to_path_buf();
         let config = Config::parse("tokenmint.toml", text, base, &Environment::new()).ok()?;
-        let ring = KeyRing::load(&config.keysets, now(), None).ok()?;
+        let ring = KeyRing::load(&config.keysets, now(), None, &Metrics::new()).ok()?;
         Some((config, ring))
     }
 

@@ -243,6 +243,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("KEYSETS__TEXT__KID", "Key=1"),
     ("KEYSETS__WEB__PASSPHRASE", "open=sesame"),
     ("KEYSETS__WEB__PASSPHRASE_FILE", "intercom.secret"),
+    ("KEYSETS__WEB__SEALED_BY", "vault"),
+    ("KEYSETS__WEB__SEAL_KEY", "tokenmint"),
     ("KEYSETS__WEB__PUBLISH_LEAD", "24h"),
     ("KEYSETS__WEB__RETIRE_MARGIN", "1h"),
     ("IDENTITY__WEB__KEYSET", "web"),
@@ -297,6 +299,16 @@ const SETTINGS: &[(&str, &str)] = &[
     ("CALLERS__WEB__SUBJECT_TOKEN", "required"),
     ("CALLERS__WEB__SUBJECT_ISSUER", "corp"),
     ("CALLERS__WEB__SUBJECT_CLAIM", "email"),
+    ("STORES__VAULT__KIND", "vault"),
+    ("STORES__VAULT__ADDRESS", "https://vault.internal:8200"),
+    ("STORES__VAULT__MOUNT", "transit"),
+    ("STORES__VAULT__NAMESPACE", "team/shop"),
+    ("STORES__VAULT__CA_FILE", "ca.crt"),
+    ("STORES__VAULT__TOKEN_FILE", "vault.token"),
+    ("STORES__VAULT__AUTH", "kubernetes"),
+    ("STORES__VAULT__AUTH_MOUNT", "k8s"),
+    ("STORES__VAULT__ROLE", "tokenmint"),
+    ("STORES__VAULT__JWT_FILE", "pod.token"),
     ("ISSUERS__CORP__ISSUER", "https://login.acme.example"),
     ("ISSUERS__CORP__AUDIENCE", "tokenmint"),
     ("ISSUERS__CORP__JWKS_URL", "https://login.acme.example/jwks"),
@@ -340,6 +352,8 @@ fn leftover_quotes_and_spaces_around_a_value_are_refused_by_setting() {
     let text = configuration().replace("secret_file = \"intercom.secret\"\n", "");
     // `burst` needs it.
     let text = text.replace("[callers.crm]\n", "[callers.crm]\nrate = 10\n");
+    // `sealed_by` needs it.
+    let text = text + "[stores.vault]\nkind = \"vault\"\naddress = \"https://vault.internal:8200\"\n";
     // `subject_issuer` and `jwt_issuer` need it.
     let text = text.replace("[callers.web]\n", "[callers.web]\nsubject_token = \"off\"\n")
         + "[issuers.corp]\nissuer = \"https://login.acme.example\"\naudience = [\"tokenmint\"]\n\

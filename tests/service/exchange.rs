@@ -406,7 +406,7 @@ async fn a_thousand_concurrent_callers_cause_one_exchange_cold_and_at_expiry() {
     let service = Fixture::start().await;
     service.fake.is(Mood::Slow(Duration::from_millis(300)));
     for round in 1..=2 {
-        let asks: Vec<_> = (0..1000).map(|_| tokio::spawn(service.oauth())).collect();
+        let asks: Vec<_> = (0..1000).map(|_| tokio::spawn(service.oauth_one_of_many())).collect();
         for ask in asks {
             let token = ask.await.expect("no panic").ok()["access_token"].clone();
             assert_eq!(token, format!("00D000000000001!token.{round}"));
@@ -422,7 +422,7 @@ async fn a_caller_that_disconnects_neither_cancels_nor_repeats_the_exchange() {
     let service = Fixture::start().await;
     let permits = Arc::new(Semaphore::new(0));
     service.fake.is(Mood::Held(permits.clone()));
-    let asks: Vec<_> = (0..200).map(|_| tokio::spawn(service.oauth())).collect();
+    let asks: Vec<_> = (0..200).map(|_| tokio::spawn(service.oauth_one_of_many())).collect();
     eventually("Salesforce is asked", async || service.fake.asked() > 0).await;
     eventually("some wait for its answer", async || {
         value(&service, "tokenmint_connections{listener=\"minting\"}").await.is_some_and(|open| open > 50.0)
@@ -1319,7 +1319,8 @@ async fn a_forward_jump_of_the_clock_costs_one_exchange_per_token() {
     let ask = |n: usize| service.messaging(&format!("user-{}", n % 20));
     let mut unanswered: Vec<usize> = (0..200).collect();
     while !unanswered.is_empty() {
-        let asks: Vec<_> = unanswered.drain(..).map(|n| (n, tokio::spawn(ask(n)))).collect();
+        let asks: Vec<_> = unanswered.into_iter().map(|n| (n, tokio::spawn(ask(n)))).collect();
+        unanswered = Vec::new();
         let mut pause = 0;
         for (n, asked) in asks {
             let answer = asked.await.expect("no panic");

@@ -142,6 +142,12 @@ allow = ["identity.plain"]
         self.post("/oauth-access-token", API_KEY, &json!({}))
     }
 
+    /// A request of many at once.
+    pub fn oauth_one_of_many(&self) -> impl Future<Output = Answer> + Send + use<> {
+        let request = self.client.post(format!("{}/oauth-access-token", self.url));
+        Answer::of_one_of_many(request.bearer_auth(API_KEY).json(&json!({})))
+    }
+
     pub fn messaging(&self, sub: &str) -> impl Future<Output = Answer> + Send + use<> {
         self.post("/messaging-access-token", API_KEY, &json!({"sub": sub}))
     }

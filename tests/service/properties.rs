@@ -57,7 +57,12 @@ fn config(allow: &[&str], subjects: &str) -> Config {
 }
 
 static RING: LazyLock<KeyRing> = LazyLock::new(|| {
-    let loaded = KeyRing::load(&config(&[], ".*").keysets, UnixTime::from_seconds(1_800_000_000), None);
+    let loaded = KeyRing::load(
+        &config(&[], ".*").keysets,
+        UnixTime::from_seconds(1_800_000_000),
+        None,
+        &Metrics::new(),
+    );
     loaded.unwrap_or_else(|problems| panic!("{problems:?}"))
 });
 

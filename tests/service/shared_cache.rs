@@ -170,7 +170,7 @@ async fn concurrent_requests_to_three_replicas_cause_one_exchange() {
     let replicas = Replicas::start(PATIENT).await;
     for round in 1..=2 {
         replicas.fake.is(Mood::Slow(Duration::from_millis(400)));
-        let asks: Vec<_> = (0..1000).map(|n| tokio::spawn(replicas.all[n % 3].oauth())).collect();
+        let asks: Vec<_> = (0..1000).map(|n| tokio::spawn(replicas.all[n % 3].oauth_one_of_many())).collect();
         for ask in asks {
             let token = ask.await.expect("no panic").ok()["access_token"].clone();
             assert_eq!(token, format!("00D000000000001!token.{round}"));
@@ -638,7 +638,7 @@ async fn a_failure_is_shared_with_the_replicas_that_wait() {
     let replicas = Replicas::start(PATIENT).await;
     let no = json!({"error": "invalid_grant", "error_description": "user hasn't approved this consumer"});
     replicas.fake.is(Mood::SlowError(Duration::from_millis(400), 400, no));
-    let asks: Vec<_> = (0..30).map(|n| tokio::spawn(replicas.all[n % 3].oauth())).collect();
+    let asks: Vec<_> = (0..30).map(|n| tokio::spawn(replicas.all[n % 3].oauth_one_of_many())).collect();
     for ask in asks {
         let answer = ask.await.expect("no panic");
         let body = answer.json();

@@ -8,14 +8,14 @@ use super::{CliContext, CliError, KeyFiles, KeyPair, is_kid_taken};
 use crate::cli::{FILE_TIMEOUT, print_stderr, run_with_timeout};
 use crate::clock::UnixTime;
 use crate::config::{
-    Algorithm, DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeyId, KeysetConfig, KeysetSource, Name, Problem,
+    DEFAULT_PUBLISH_LEAD, DEFAULT_RETIRE_MARGIN, KeyId, KeysetConfig, KeysetSource, Name, Problem,
 };
 use crate::files::is_same_file;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
-    self, DirectoryContents, DirectoryError, KeyDirectory, ModulusHash, RotationRules, SCHEDULE_FILE,
-    Schedule, ScheduleChange, ScheduleEntry, ScheduleFile, holds_kid, key_file, modulus_hash_of_file,
-    parse_schedule, rotation_rules,
+    self, DirectoryContents, DirectoryError, KeyDirectory, KeyFile, ModulusHash, RotationRules,
+    SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleEntry, ScheduleFile, holds_kid, key_file,
+    modulus_hash_of_file, parse_schedule, rotation_rules,
 };
 
 /// A folder with the key to retire.
@@ -199,7 +199,7 @@ pub(crate) fn find_copies(
 ) -> (Vec<KeyFolder>, Vec<String>) {
     let key = |folder: &KeyFolder| {
         let passphrase = folder.keyset.as_ref().and_then(|keyset| keyset.passphrase.as_ref());
-        modulus_hash_of_file(&folder.directory.join(format!("{kid}.key")), passphrase)
+        modulus_hash_of_file(&KeyFile::of(&folder.directory, kid), passphrase)
     };
     let (mut copies, mut failures) = (Vec::<KeyFolder>::new(), Vec::new());
     let Some(material) = folders.iter().find_map(key) else {
@@ -242,16 +242,17 @@ pub(crate) fn find_copies(
 /// Returns the ids under which `keyset` has the key with this `material`, in a directory except `kid`.
 fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: ModulusHash) -> Vec<KeyId> {
     let passphrase = keyset.passphrase.as_ref();
-    let is_it = |path: &Path| modulus_hash_of_file(path, passphrase) == Some(material);
+    let is_it = |file: &KeyFile| modulus_hash_of_file(file, passphrase) == Some(material);
     match &keyset.keys {
         KeysetSource::Directory(directory) => {
             let directory = directory.as_path();
             let files = DirectoryContents::list(directory).map(|contents| contents.keys).unwrap_or_default();
-            let mut kids: Vec<KeyId> = files.into_keys().collect();
-            kids.retain(|other| other != kid && is_it(&directory.join(format!("{other}.key"))));
-            kids
+            let copies = files.into_iter().filter(|(other, file)| other != kid && is_it(file));
+            copies.map(|(kid, _)| kid).collect()
         }
-        KeysetSource::File { kid, path } if is_it(path.as_path()) => vec![kid.clone()],
+        KeysetSource::File { kid, path } if is_it(&KeyFile::Plain(path.as_path().to_path_buf())) => {
+            vec![kid.clone()]
+        }
         KeysetSource::Text { kid, pem, .. }
             if keys::modulus_hash_of_pem(pem, passphrase) == Some(material) =>
         {
@@ -294,7 +295,6 @@ pub(crate) fn create_replacement_key(
     keysets: &BTreeMap<Name, KeysetConfig>,
     context: &CliContext<'_>,
 ) -> Result<KeyFiles, CliError> {
-    let algorithm = folder.keyset.as_ref().map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
     let pair = KeyPair::generate(2048, context)?;
     let free = std::iter::successors(next_kid(&folder.kids[0]), next_kid)
         .find(|kid| schedule.entry(kid).is_none() && !is_kid_taken(kid, &folder.directory, keysets));
@@ -302,7 +302,7 @@ pub(crate) fn create_replacement_key(
     let now = context.clock_and_rng.clock.now();
     let directory = KeyDirectory::lock_for_retirement(&folder.directory)?;
     let mut file = directory.schedule(folder.rules().publish_lead, now)?;
-    let made = pair.write(&directory, &kid, algorithm, now)?;
+    let made = pair.write(&directory, &kid, folder.keyset.as_ref(), now)?;
     let sign_from = Some(schedule.first_free_second(now));
     let entry = ScheduleEntry { kid, sign_from, added: Some(now), emergency: true, retired: None };
     if let Err(error) = file.apply(&[ScheduleChange::Add(entry)]) {

@@ -5,6 +5,7 @@ mod list;
 mod new;
 mod retire;
 mod rotate;
+mod seal;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -27,7 +28,8 @@ use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeysetConfig, KeysetSource, Name};
 use crate::jwks;
 use crate::keys::{
-    self, DirectoryError, KeyCertificate, KeyDirectory, PrivateKey, PrivateKeyError, UnreadableKey,
+    self, DirectoryError, KeyCertificate, KeyDirectory, PrivateKey, PrivateKeyError, SEALED_EXTENSION,
+    UnreadableKey,
 };
 
 /// Make, list, rotate and retire keys
@@ -38,12 +40,14 @@ pub(super) enum KeysCommand {
     List(WithConfig<list::ListKeysCommand>),
     Rotate(WithConfig<rotate::RotateKeyCommand>),
     Retire(WithConfig<retire::RetireKeyCommand>),
+    Seal(WithConfig<seal::SealKeyCommand>),
+    Reseal(WithConfig<seal::ResealKeysCommand>),
 }
 
 impl KeysCommand {
     pub(crate) const fn writes_files(&self) -> bool {
         match self {
-            Self::New(_) | Self::Retire(_) => true,
+            Self::New(_) | Self::Retire(_) | Self::Seal(_) | Self::Reseal(_) => true,
             Self::List(_) => false,
             Self::Rotate(rotate) => !rotate.command.plan,
         }
@@ -55,6 +59,8 @@ impl KeysCommand {
             Self::List(command) => command.run(context, list::ListKeysCommand::run),
             Self::Rotate(command) => command.run(context, rotate::RotateKeyCommand::run),
             Self::Retire(command) => command.run(context, retire::RetireKeyCommand::run),
+            Self::Seal(command) => command.run(context, seal::SealKeyCommand::run),
+            Self::Reseal(command) => command.run(context, seal::ResealKeysCommand::run),
         }
     }
 }
@@ -101,6 +107,8 @@ pub(super) struct KeyFiles {
     pub(crate) private_key: PathBuf,
     pub(crate) certificate: PathBuf,
     pub(crate) jwk: PathBuf,
+    #[serde(skip)]
+    is_sealed: bool,
 }
 
 impl KeyFiles {
@@ -116,10 +124,12 @@ impl KeyFiles {
 
     /// Prints what each file is for. `usage` says where its certificate and its JWK go.
     pub(super) fn announce(&self, usage: KeysetUsage) {
-        print_line(&format!(
-            "{}  the private key; back it up, show it to nobody",
-            self.private_key.display()
-        ));
+        let private_key = self.private_key.display();
+        print_line(&if self.is_sealed {
+            format!("{private_key}  the sealed private key; back it up, and the store's key that opens it")
+        } else {
+            format!("{private_key}  the private key; back it up, show it to nobody")
+        });
         let (certificate, jwk) = (self.certificate.display(), self.jwk.display());
         print_line(&match usage {
             KeysetUsage::Identity => format!("{certificate}  its certificate, which the JWK contains"),
@@ -203,22 +213,31 @@ impl KeyPair {
         KeyId::parse(&jwks::thumbprint(&self.private.public)).map_err(CliError::failed)
     }
 
-    /// Writes the certificate, the JWK and, last, the key: a service that sees the key finds the others. On an
-    /// error, no file remains.
+    /// Writes the certificate, the JWK and, last, the key: a service that sees the key finds the others. The key is sealed if those of
+    /// `keyset` are. On an error, no file remains.
     pub(super) fn write(
         &self,
         directory: &KeyDirectory,
         kid: &KeyId,
-        algorithm: Algorithm,
+        keyset: Option<&KeysetConfig>,
         now: UnixTime,
     ) -> Result<KeyFiles, CliError> {
+        let algorithm = keyset.map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
+        let sealed_for = keyset.filter(|keyset| keyset.seal.is_some());
+        let (key_extension, key) = match sealed_for {
+            Some(keyset) => {
+                let text = seal::seal_text(&self.pem, &self.private, kid, keyset)?;
+                (SEALED_EXTENSION, SecretString::from(text))
+            }
+            None => ("key", self.pem.clone()),
+        };
         let certificate = KeyCertificate::for_new_key(kid, &self.private, now);
         let jwk = jwks::jwk_from_parts(kid, &self.private.public, &certificate, algorithm);
         let jwk = serde_json::to_string_pretty(&jwk).map_err(CliError::failed)? + "\n";
         let files = [
             ("crt", SecretString::from(certificate.pem())),
             ("jwk", SecretString::from(jwk)),
-            ("key", self.pem.clone()),
+            (key_extension, key),
         ];
         check_kid_unused(directory.path(), kid)?;
         let mut made = Vec::new();
@@ -239,15 +258,16 @@ impl KeyPair {
         let path = |extension: &str| directory.path().join(format!("{kid}.{extension}"));
         Ok(KeyFiles {
             kid: kid.clone(),
-            private_key: path("key"),
+            private_key: path(key_extension),
             certificate: path("crt"),
             jwk: path("jwk"),
+            is_sealed: sealed_for.is_some(),
         })
     }
 }
 
 /// The extensions of a key's files in its folder.
-const KEY_FILE_EXTENSIONS: &[&str] = &["key", "crt", "jwk"];
+const KEY_FILE_EXTENSIONS: &[&str] = &["key", SEALED_EXTENSION, "crt", "jwk"];
 
 /// Rejects a key id if one of its files exists, before anything is written.
 pub(super) fn check_kid_unused(directory: &Path, kid: &KeyId) -> Result<(), CliError> {

@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::seal::seal_of;
 use super::{
     CliContext, CliError, KeyPair, KeysetUsage, check_kid_unused, create_directory, parse_kid, print_stderr,
     select_keyset,
 };
 use crate::cli::print_json;
 use crate::clock::UnixTime;
-use crate::config::{Algorithm, DEFAULT_PUBLISH_LEAD, KeyId};
-use crate::keys::{KeyDirectory, SCHEDULE_FILE};
+use crate::config::{DEFAULT_PUBLISH_LEAD, KeyId};
+use crate::keys::{KeyDirectory, SCHEDULE_FILE, SEALED_EXTENSION};
 
 /// Make a key pair: the private key, its certificate, and the JWK to upload to Salesforce
 ///
 /// Writes KID.key (with owner and mode of the keys beside it, otherwise readable by its owner only), KID.crt and
-/// KID.jwk. Nothing is overwritten.
+/// KID.jwk. If the keyset has `sealed_by`, writes KID.key.sealed in the place of KID.key. Nothing is overwritten.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys new WebAppKey1 --keyset web")]
 pub(in crate::cli) struct NewKeyCommand {
@@ -31,6 +32,9 @@ pub(in crate::cli) struct NewKeyCommand {
     /// The folder to write to, without any configuration
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Fail unless the key is sealed. Keys of a keyset with `sealed_by` always are
+    #[arg(long, conflicts_with = "directory")]
+    sealed: bool,
     /// Length of the modulus in bits
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(2048..=8192))]
     bits: u64,
@@ -42,12 +46,16 @@ pub(in crate::cli) struct NewKeyCommand {
 impl NewKeyCommand {
     pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let now = context.clock_and_rng.clock.now();
-        let (directory, algorithm, usage) = if let Some(directory) = self.directory {
-            (directory, Algorithm::Rs256, KeysetUsage::Unknown)
+        let keysets;
+        let (directory, keyset, usage) = if let Some(directory) = self.directory {
+            (directory, None, KeysetUsage::Unknown)
         } else {
-            let keysets = context.keysets()?;
+            keysets = context.keysets()?;
             let (keyset, directory) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
-            (directory.to_path_buf(), keyset.algorithm, KeysetUsage::of(&keyset.name, context))
+            if self.sealed {
+                seal_of(keyset)?;
+            }
+            (directory.to_path_buf(), Some(keyset), KeysetUsage::of(&keyset.name, context))
         };
         // Both are checked before seconds are spent on a key, and again once the directory is locked.
         reject_unscheduled_key(&directory, self.kid.as_ref(), now)?;
@@ -60,7 +68,7 @@ impl NewKeyCommand {
         create_directory(&directory)?;
         let locked = KeyDirectory::lock(&directory)?;
         reject_unscheduled_key(&directory, Some(&kid), now)?;
-        let made = pair.write(&locked, &kid, algorithm, now)?;
+        let made = pair.write(&locked, &kid, keyset, now)?;
         drop(locked);
         if self.json {
             print_json(&made);
@@ -83,7 +91,7 @@ fn reject_unscheduled_key(directory: &Path, kid: Option<&KeyId>, now: UnixTime) 
          next key and writes when each key signs. To do it by hand, first write:\n\n[[key]]\nkid = \
          \"{}\"\nsign_from = {now}\n\n[[key]]\nkid = \"{}\"\nadded = {now}\nsign_from = {}\n",
         directory.display(),
-        other.trim_end_matches(".key"),
+        other.trim_end_matches(".sealed").trim_end_matches(".key"),
         kid.map_or("NEW", KeyId::as_str),
         now.plus(DEFAULT_PUBLISH_LEAD),
     )))
@@ -99,6 +107,7 @@ fn unscheduled_key(directory: &Path) -> Result<Option<String>, CliError> {
     if directory.join(SCHEDULE_FILE).exists() {
         return Ok(None);
     }
-    let names = listing.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.into_iter().find(|name| name.ends_with(".key") && !name.starts_with('.')))
+    let mut names = listing.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_key = |name: &str| name.ends_with(".key") || name.ends_with(&format!(".{SEALED_EXTENSION}"));
+    Ok(names.find(|name| is_key(name) && !name.starts_with('.')))
 }

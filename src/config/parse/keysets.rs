@@ -9,14 +9,21 @@ use super::super::{
     Algorithm, IdentityConfig, KeyId, KeysetConfig, KeysetSource, MIN_TTL, Name, OauthConfig, ProfileKind,
     ProfileName,
 };
-use super::HOUR;
+use super::stores::{Stores, parse_seal};
+use super::{DefinedNames, HOUR};
 
-pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetConfig> {
+pub(super) fn parse_keyset(
+    name: &Name,
+    section: &Section<'_>,
+    stores: &Stores,
+    defined: &DefinedNames,
+) -> Option<KeysetConfig> {
     let directory = section.path("directory");
     let key = section.pem("key");
     let key_file = section.path("key_file");
     let kid = section.optional("kid", |node| KeyId::parse(&parse_string(node)?));
     let passphrase = section.secret("passphrase", "passphrase_file");
+    let seal = parse_seal(section, stores, defined);
     let publish_lead = section.duration_or_default("publish_lead");
     let retire_margin = section.duration_or_default("retire_margin");
     if publish_lead < HOUR {
@@ -41,6 +48,10 @@ pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetC
     if !section.has("directory") && !section.has("kid") {
         section.problem("kid", "is missing: the key id that Salesforce Setup knows this key by");
     }
+    // Without its seal, each key would be reported as well.
+    if seal.is_none() && section.has("sealed_by") {
+        return None;
+    }
     // Without its passphrase, the key would be reported as well.
     if passphrase.is_none() && (section.has("passphrase") || section.has("passphrase_file")) {
         return None;
@@ -57,6 +68,7 @@ pub(super) fn parse_keyset(name: &Name, section: &Section<'_>) -> Option<KeysetC
         name: name.clone(),
         keys,
         passphrase,
+        seal,
         algorithm: Algorithm::Rs256,
         longest_life: MIN_TTL,
         publish_lead,

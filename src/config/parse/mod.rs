@@ -10,6 +10,7 @@ mod issuers;
 mod keysets;
 mod profiles;
 mod server;
+mod stores;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -34,12 +35,13 @@ use hs256::hs256_profile;
 use issuers::{parse_issuer, reject_shared_jwts, warn_unused_issuers};
 use keysets::{assign_algorithms, parse_keyset};
 use profiles::{parse_bundle, parse_identity, parse_oauth};
+use stores::{parse_store, warn_unused_stores};
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const SECOND: Duration = Duration::from_secs(1);
 /// The sections that hold no profiles; each [`ProfileKind`] has one of its own.
-const SECTIONS: &[&str] = &["server", "cache", "keysets", "callers", "issuers"];
+const SECTIONS: &[&str] = &["server", "cache", "keysets", "callers", "issuers", "stores"];
 
 /// The parsed sections. `rest` is `None` only if a problem was reported.
 pub(super) struct ParsedConfig {
@@ -121,9 +123,12 @@ pub(super) fn check_other_variables(environment: &Environment, diagnostics: &Dia
 pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     let server = root.section_or_empty("server").and_then(|server| server::parse_server(&server));
     let cache = cache::parse_cache(root.section("cache").as_ref());
-    let keysets_section = root.section("keysets");
-    let mut keysets = parse_named(keysets_section.as_ref(), parse_keyset);
     let defined = DefinedNames::new(root);
+    let stores_section = root.section("stores");
+    let stores = parse_named(stores_section.as_ref(), parse_store);
+    let keysets_section = root.section("keysets");
+    let mut keysets =
+        parse_named(keysets_section.as_ref(), |name, section| parse_keyset(name, section, &stores, &defined));
     let identity = parse_named(root.section("identity").as_ref(), |name, section| {
         parse_identity(name, section, &defined)
     });
@@ -148,6 +153,7 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     reject_shared_jwts(root, &callers, &issuers);
     reject_shared_secrets(root, &hs256, &issuers, server.as_ref());
     warn_unused_issuers(issuers_section.as_ref(), &issuers, &callers);
+    warn_unused_stores(stores_section.as_ref(), &stores, &keysets);
     warn_unusable_credentials(callers_section.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {
         root.warn(
@@ -226,7 +232,7 @@ impl DefinedNames {
     fn new(root: &Section<'_>) -> Self {
         let names = |section: &'static str| (section, root.names_in(section).map(str::to_owned).collect());
         let sections = ProfileKind::ALL.iter().map(|kind| kind.section());
-        Self(sections.chain(["keysets", "issuers"]).map(names).collect())
+        Self(sections.chain(["keysets", "issuers", "stores"]).map(names).collect())
     }
 
     fn has(&self, section: &str, name: &str) -> bool {

@@ -47,6 +47,19 @@ static KEYSET: TableSchema = TableSchema::new(
             "The file that holds `passphrase`.",
         ),
         key(
+            "sealed_by",
+            Text(super::NAME),
+            Conditional("needs `directory` and `seal_key`"),
+            "The store that seals the private keys: the NAME of `[stores.NAME]`. The directory then has `KID.key.sealed` in the place of \
+             `KID.key`. See [Sealed keys](../operate/sealed-keys.md).",
+        ),
+        key(
+            "seal_key",
+            Text(super::stores::STORE_KEY),
+            Conditional("required with `sealed_by`"),
+            "The store's name for the key that seals.",
+        ),
+        key(
             "publish_lead",
             Duration { min: "1s", max: "90d" },
             Default("\"24h\""),
@@ -67,6 +80,11 @@ static KEYSET: TableSchema = TableSchema::new(
     Rule::Needs("key_file", "kid"),
     Rule::Needs("key", "kid"),
     Rule::Excludes("directory", "kid"),
+    Rule::Needs("sealed_by", "directory"),
+    Rule::Needs("sealed_by", "seal_key"),
+    Rule::Needs("seal_key", "sealed_by"),
+    Rule::Excludes("sealed_by", "passphrase"),
+    Rule::Excludes("sealed_by", "passphrase_file"),
 ]);
 
 /// The file `keyset.toml`.

@@ -9,6 +9,7 @@ mod json;
 mod keysets;
 mod profiles;
 mod server;
+mod stores;
 
 use std::time::Duration;
 
@@ -178,6 +179,7 @@ pub static ROOT: TableSchema = TableSchema::new(
         table("bundles", &profiles::BUNDLES),
         table("callers", &callers::CALLERS),
         table("issuers", &issuers::ISSUERS),
+        table("stores", &stores::STORES),
     ],
 );
 
@@ -238,8 +240,9 @@ impl ValueKind {
         let found = choices.iter().find(|choice| **choice == written.as_str());
         found.copied().ok_or_else(|| {
             let quoted: Vec<String> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
-            let (last, first) = quoted.split_last().expect("a choice has two values at least");
-            format!("must be {} or {last}{reason}", first.join(", "))
+            let (last, first) = quoted.split_last().expect("a choice has a value at least");
+            let before = if first.is_empty() { String::new() } else { format!("{} or ", first.join(", ")) };
+            format!("must be {before}{last}{reason}")
         })
     }
 }

@@ -7,6 +7,8 @@ use std::process::Stdio;
 
 use tokenmint::cli::EXIT_CODES;
 
+use crate::fake_vault::FakeVault;
+use crate::sealed_keys::unsealed_workspace;
 use crate::support::{KEYS, Workspace, configuration, free_port, signal};
 
 /// Runs a command, and returns its exit code.
@@ -76,6 +78,17 @@ fn healthy() -> i32 {
     code
 }
 
+/// Runs one or two commands in a workspace whose keyset `web` has a store. Returns the code of the last one.
+fn with_store(first: &'static str, second: Option<&'static str>) -> Run {
+    Box::new(move || {
+        let vault = FakeVault::start();
+        let workspace = unsealed_workspace(&vault.address);
+        let code = |arguments: &str| workspace.run(&words(arguments)).code();
+        let first = code(first);
+        second.map_or(first, code)
+    })
+}
+
 fn verified() -> i32 {
     let workspace = Workspace::new();
     let token = workspace.run(&["mint", "identity.web", "--sub", "user-1"]).ok();
@@ -120,6 +133,12 @@ fn runs() -> Vec<(&'static str, i32, Run)> {
                 "keys retire WebAppKey1 --now",
             ),
         ),
+        ("keys seal", 0, with_store("keys seal WebAppKey1 --keyset web", None)),
+        ("keys seal", 1, run("keys seal WebAppKey1 --keyset web")),
+        ("keys seal", 64, misconfigured("keys seal WebAppKey1 --keyset web")),
+        ("keys reseal", 0, with_store("keys seal WebAppKey1 --keyset web", Some("keys reseal --keyset web"))),
+        ("keys reseal", 1, with_store("keys reseal --keyset web", None)),
+        ("keys reseal", 64, misconfigured("keys reseal --keyset web")),
         ("jwk", 0, run("jwk WebAppKey1")),
         ("jwk", 1, run("jwk Nobody")),
         ("jwk", 64, misconfigured("jwk WebAppKey1")),

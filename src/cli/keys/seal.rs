@@ -1,0 +1,169 @@
+//! `tokenmint keys seal` and `keys reseal`: encrypt private keys with the store of their keyset.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Args;
+use secrecy::SecretString;
+use serde::Serialize;
+
+use super::{CliContext, CliError, parse_kid, select_keyset, wait_for_service};
+use crate::cli::admin_client::AdminClient;
+use crate::cli::{print_json, print_line};
+use crate::config::{KeyId, KeysetConfig, SealConfig};
+use crate::keys::{
+    DirectoryContents, KeyDirectory, KeyFile, PrivateKey, SEALED_EXTENSION, SealedKey, key_file,
+};
+use crate::metrics::Metrics;
+use crate::stores::{SealContext, Unsealer};
+
+/// Seal a private key: encrypt KID.key with the keyset's store
+///
+/// Writes KID.key.sealed, waits until a running service uses it, and removes KID.key. Copies of KID.key elsewhere, for
+/// example in backups, stay as they are.
+#[derive(Args)]
+#[command(after_help = "Example: tokenmint keys seal WebAppKey1 --keyset web")]
+pub(in crate::cli) struct SealKeyCommand {
+    /// The key id
+    #[arg(value_parser = parse_kid)]
+    kid: KeyId,
+    /// The keyset [default: the only one with a directory]
+    #[arg(long, value_name = "NAME")]
+    keyset: Option<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Seal the sealed keys of a keyset again, after its store has another version of the sealing key
+///
+/// Opens each KID.key.sealed and writes it anew. The keys themselves stay the same.
+#[derive(Args)]
+#[command(after_help = "Example: tokenmint keys reseal --keyset web")]
+pub(in crate::cli) struct ResealKeysCommand {
+    /// The keyset [default: the only one with a directory]
+    #[arg(long, value_name = "NAME")]
+    keyset: Option<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct SealedOutput {
+    kid: KeyId,
+    sealed_key: PathBuf,
+    /// The removed file; `None` if the key was sealed again.
+    removed: Option<PathBuf>,
+}
+
+impl SealKeyCommand {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+        let keysets = context.keysets()?;
+        let (keyset, directory_path) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
+        let seal = seal_of(keyset)?;
+        let plain = directory_path.join(format!("{}.key", self.kid));
+        let failed = |reason: String| CliError::Failed(format!("{}: {reason}", plain.display()));
+        if matches!(KeyFile::of(directory_path, &self.kid), KeyFile::Sealed(_)) {
+            return Err(failed(
+                "this key is sealed already; `tokenmint keys reseal` seals it again".to_owned(),
+            ));
+        }
+        let pem = key_file::read_private_key(&plain).map_err(failed)?;
+        let private = PrivateKey::parse(&pem, None).map_err(|error| failed(error.to_string()))?;
+        let text = seal_text(&pem, &private, &self.kid, keyset)?;
+        let before = context.clock_and_rng.clock.now();
+        let directory = KeyDirectory::lock(directory_path)?;
+        let sealed =
+            directory.create_file(&format!("{}.{SEALED_EXTENSION}", self.kid), &SecretString::from(text))?;
+        drop(directory);
+        let service = AdminClient::find(context, &[directory_path.to_path_buf()])?;
+        let taken = wait_for_service(&service, |status| {
+            let is_checked = status.reload.looked_at.is_some_and(|began| began > before.seconds());
+            let is_used = is_checked && status.reload.in_force;
+            (!is_used).then(|| format!("doesn't use {} yet, so {} stays", sealed.display(), plain.display()))
+        })?;
+        fs::remove_file(&plain).map_err(|error| failed(format!("can't be removed: {error}")))?;
+        if self.json {
+            print_json(&SealedOutput { kid: self.kid, sealed_key: sealed, removed: Some(plain) });
+            return Ok(());
+        }
+        print_line(&format!(
+            "{}  the sealed key, which only the store `{}` opens",
+            sealed.display(),
+            seal.store.name
+        ));
+        print_line(&format!("{}  is removed; its copies, for example in backups, are not", plain.display()));
+        if taken {
+            print_line(&format!("The service at {} uses the sealed key.", service.address()));
+        }
+        Ok(())
+    }
+}
+
+impl ResealKeysCommand {
+    pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
+        let keysets = context.keysets()?;
+        let (keyset, directory_path) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
+        let seal = seal_of(keyset)?;
+        let directory = KeyDirectory::lock(directory_path)?;
+        let contents = DirectoryContents::list(directory_path).map_err(|error| {
+            CliError::Failed(format!("{}: can't be listed: {error}", directory_path.display()))
+        })?;
+        let metrics = Metrics::new();
+        let mut unsealer = Unsealer::new(&metrics);
+        let mut done = Vec::new();
+        for (kid, file) in contents.keys {
+            let KeyFile::Sealed(path) = file else { continue };
+            let failed = |reason: String| CliError::Failed(format!("{}: {reason}", path.display()));
+            let sealed = SealedKey::read(&path).map_err(|error| failed(error.to_string()))?;
+            let opened = sealed.unseal(SealContext { keyset: &keyset.name, kid: &kid }, seal, &mut unsealer);
+            let pem = opened.map_err(|error| failed(error.to_string()))?;
+            let private = PrivateKey::parse(&pem, None).map_err(|error| failed(error.to_string()))?;
+            let text = seal_text(&pem, &private, &kid, keyset)?;
+            directory.replace_file(&path, text.as_bytes())?;
+            done.push(SealedOutput { kid, sealed_key: path, removed: None });
+        }
+        if done.is_empty() {
+            return Err(CliError::Failed(format!("{}: holds no sealed key", directory_path.display())));
+        }
+        if self.json {
+            print_json(&done);
+            return Ok(());
+        }
+        for SealedOutput { sealed_key, .. } in done {
+            print_line(&format!("{}  is sealed again", sealed_key.display()));
+        }
+        Ok(())
+    }
+}
+
+/// The seal of a keyset.
+pub(super) fn seal_of(keyset: &KeysetConfig) -> Result<&SealConfig, CliError> {
+    keyset.seal.as_ref().ok_or_else(|| {
+        CliError::Failed(format!(
+            "keysets.{} has no `sealed_by`: name a [stores.NAME], and its `seal_key`",
+            keyset.name
+        ))
+    })
+}
+
+/// Seals a key for its keyset, and returns the text of its file.
+///
+/// # Errors
+/// The keyset has no seal, or its store can't be used.
+pub(super) fn seal_text(
+    pem: &SecretString,
+    private: &PrivateKey,
+    kid: &KeyId,
+    keyset: &KeysetConfig,
+) -> Result<String, CliError> {
+    let seal = seal_of(keyset)?;
+    let metrics = Metrics::new();
+    let mut unsealer = Unsealer::new(&metrics);
+    let context = SealContext { keyset: &keyset.name, kid };
+    let sealed = SealedKey::seal(pem, private, context, seal, &mut unsealer);
+    let sealed =
+        sealed.map_err(|error| CliError::Failed(format!("the key `{kid}` can't be sealed: {error}")))?;
+    Ok(sealed.to_text())
+}

@@ -1,0 +1,148 @@
+//! Parses `[stores.NAME]`, and the settings of keysets that refer to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::section::Section;
+use super::super::source::WarningCode;
+use super::super::stores::{SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
+use super::super::values::parse_string;
+use super::super::{HttpsOrLoopbackUrl, KeysetConfig, Name};
+use super::DefinedNames;
+
+const LONGEST_NAME: usize = 128;
+const LONGEST_PATH: usize = 256;
+
+/// The stores, by name. A store that isn't valid is missing.
+pub(super) type Stores = BTreeMap<Name, Arc<StoreConfig>>;
+
+pub(super) fn parse_store(name: &Name, section: &Section<'_>) -> Option<Arc<StoreConfig>> {
+    let kind = section.choice("kind");
+    if !section.has("kind") {
+        section.problem("kind", "is missing: \"vault\" for HashiCorp Vault or OpenBao");
+    }
+    // The other keys belong to the only kind so far.
+    let vault = parse_vault(section);
+    kind?;
+    Some(Arc::new(StoreConfig { name: name.clone(), kind: StoreKind::Vault(vault?) }))
+}
+
+fn parse_vault(section: &Section<'_>) -> Option<VaultConfig> {
+    let address = section.required(
+        "address",
+        |node| {
+            let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
+            if url.is_origin() { Ok(url) } else { Err("must have no path: `mount` has it".to_owned()) }
+        },
+        "the address of Vault or OpenBao, for example \"https://vault.internal:8200\"",
+    );
+    let mount = section.or_default("mount", |node| parse_path(&parse_string(node)?));
+    let namespace = section.optional("namespace", |node| parse_path(&parse_string(node)?));
+    let ca_file = section.path("ca_file");
+    let login = parse_login(section);
+    Some(VaultConfig { address: address?, mount, namespace, ca_file, login: login? })
+}
+
+fn parse_login(section: &Section<'_>) -> Option<VaultLogin> {
+    let method = section.choice("auth");
+    let auth_mount = section.optional("auth_mount", |node| parse_path(&parse_string(node)?));
+    let role = section.optional("role", |node| parse_name(&parse_string(node)?));
+    let jwt_file = section.path("jwt_file");
+    let token_file = section.path("token_file");
+    if section.has("token_file") == section.has("auth") {
+        let message = "give exactly one of `token_file` and `auth`: how does tokenmint log in to the store?";
+        section.problem("token_file", message);
+        return None;
+    }
+    if section.has("token_file") {
+        for name in ["auth_mount", "role", "jwt_file"] {
+            if section.has(name) {
+                section.problem(name, "is only for `auth`, and `token_file` is given: remove one of them");
+            }
+        }
+        return token_file.map(VaultLogin::TokenFile);
+    }
+    for (name, what) in
+        [("role", "the role to log in as"), ("jwt_file", "the file with the JWT to log in with")]
+    {
+        if !section.has(name) {
+            section.problem(name, format!("is missing: {what}"));
+        }
+    }
+    let mount = match auth_mount {
+        Some(mount) => mount,
+        None => method?.to_owned(),
+    };
+    Some(VaultLogin::Jwt { mount, role: role?, jwt_file: jwt_file? })
+}
+
+/// Reads `sealed_by` and `seal_key` of a keyset. `None` if its keys aren't sealed, or if a problem was reported.
+pub(super) fn parse_seal(
+    section: &Section<'_>,
+    stores: &Stores,
+    defined: &DefinedNames,
+) -> Option<SealConfig> {
+    let store = section.optional("sealed_by", |node| {
+        let name = Name::parse(&parse_string(node)?)?;
+        if defined.has("stores", name.as_str()) {
+            Ok(name)
+        } else {
+            Err(format!("`{name}` isn't a store; defined: {}", defined.list("stores")))
+        }
+    });
+    let key = section.optional("seal_key", |node| parse_name(&parse_string(node)?));
+    match (section.has("sealed_by"), section.has("seal_key")) {
+        (false, false) => return None,
+        (true, false) => {
+            section.problem("seal_key", "is missing: the store's name for the key that seals");
+        }
+        (false, true) => section.problem("sealed_by", "is missing: the store that has the `seal_key`"),
+        (true, true) => {}
+    }
+    if section.has("sealed_by") && !section.has("directory") {
+        section.problem("sealed_by", "is only for a `directory`, which holds KID.key.sealed files");
+    }
+    for name in ["passphrase", "passphrase_file"] {
+        if section.has("sealed_by") && section.has(name) {
+            section.problem(name, "is for encrypted PEM files: a sealed key has no passphrase, so remove it");
+        }
+    }
+    // A store with a problem was reported already.
+    Some(SealConfig { store: stores.get(&store?)?.clone(), key: key? })
+}
+
+/// Warns about stores that no keyset refers to.
+pub(super) fn warn_unused_stores(
+    section: Option<&Section<'_>>,
+    stores: &Stores,
+    keysets: &BTreeMap<Name, KeysetConfig>,
+) {
+    // A keyset with a problem may refer to a store all the same.
+    let Some(section) = section.filter(|section| !section.diagnostics().has_problems()) else { return };
+    let is_used = |store: &Arc<StoreConfig>| {
+        keysets.values().filter_map(|keyset| keyset.seal.as_ref()).any(|seal| seal.store == *store)
+    };
+    for (name, _) in stores.iter().filter(|(_, store)| !is_used(store)) {
+        let message = "is used by no keyset: set `sealed_by` of a keyset, or remove it";
+        section.warn(WarningCode::UnusedStore, name.as_str(), message);
+    }
+}
+
+/// The name of a key or a role: one segment of a path.
+fn parse_name(text: &str) -> Result<String, String> {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_name = (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(is_valid);
+    if is_name && !text.starts_with('.') {
+        return Ok(text.to_owned());
+    }
+    Err(format!("must be 1 to {LONGEST_NAME} letters, digits or any of `-_.`, and doesn't begin with a dot"))
+}
+
+/// The path of a mount or a namespace: names, separated by slashes.
+fn parse_path(text: &str) -> Result<String, String> {
+    let path = text.trim_matches('/');
+    if path.len() <= LONGEST_PATH && path.split('/').all(|name| parse_name(name).is_ok()) {
+        return Ok(path.to_owned());
+    }
+    Err("must be a path of letters, digits and any of `-_.`, for example \"transit\"".to_owned())
+}

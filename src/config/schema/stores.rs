@@ -1,0 +1,80 @@
+//! The schema of `[stores.NAME]`.
+
+use super::Presence::{Absent, Conditional, Default, Derived, Required};
+use super::ValueKind::{Choice, Text};
+use super::{HTTPS_ORIGIN, KeySchema, PATH, Rule, TableSchema, TextForm, key, table, text};
+
+pub(super) const STORE_KEY: TextForm = text("name", "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$", 128);
+const MOUNT: TextForm =
+    text("path", "^/*[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/*$", 260);
+const LOGIN: &str = "exactly one of `token_file` and `auth`";
+
+pub(super) static STORES: TableSchema =
+    TableSchema::of_named("The stores that seal private keys.", &STORE_ENTRY);
+static STORE_ENTRY: KeySchema = table("NAME", &STORE);
+
+static STORE: TableSchema = TableSchema::new(
+    "A store that seals private keys, so that they don't lie on a disk in the clear. `sealed_by` of a keyset refers to it. See \
+     [Sealed keys](../operate/sealed-keys.md).",
+    &[
+        key(
+            "kind",
+            Choice(&["vault"]),
+            Required,
+            "The kind of store: `vault` is the transit secrets engine of HashiCorp Vault or OpenBao.",
+        ),
+        key("address", Text(HTTPS_ORIGIN), Required, "The address of the store, without a path."),
+        key(
+            "mount",
+            Text(MOUNT),
+            Default("\"transit\""),
+            "The path at which the transit secrets engine is mounted.",
+        ),
+        key(
+            "namespace",
+            Text(MOUNT),
+            Absent,
+            "The namespace of the mount and of the auth method (`X-Vault-Namespace`).",
+        ),
+        key(
+            "ca_file",
+            Text(PATH),
+            Absent,
+            "The certificate authorities that the connection trusts, in PEM. Without it, it trusts the host's.",
+        ),
+        key(
+            "token_file",
+            Text(PATH),
+            Conditional(LOGIN),
+            "A file with a token of the store, for example one that Vault Agent keeps fresh. The service reads it anew for each \
+             login.",
+        ),
+        key(
+            "auth",
+            Choice(&["kubernetes", "jwt"]),
+            Conditional(LOGIN),
+            "The auth method by which the service logs in with the JWT in `jwt_file`.",
+        ),
+        key(
+            "auth_mount",
+            Text(MOUNT),
+            Derived("the value of `auth`"),
+            "The path at which the auth method is mounted.",
+        ),
+        key("role", Text(STORE_KEY), Conditional("required with `auth`"), "The role to log in as."),
+        key(
+            "jwt_file",
+            Text(PATH),
+            Conditional("required with `auth`"),
+            "The file with the JWT, for example the token of the pod's service account. The service reads it anew for each login.",
+        ),
+    ],
+)
+.with_rules(&[
+    Rule::ExactlyOne(&["token_file", "auth"]),
+    Rule::Needs("auth", "role"),
+    Rule::Needs("auth", "jwt_file"),
+    Rule::Excludes("token_file", "auth_mount"),
+    Rule::Excludes("token_file", "role"),
+    Rule::Excludes("token_file", "jwt_file"),
+]);

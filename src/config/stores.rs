@@ -1,0 +1,59 @@
+//! The types of `[stores.NAME]`, and of the settings of a keyset that refer to it.
+
+use std::sync::Arc;
+
+use super::{HttpsOrLoopbackUrl, Name, UnverifiedPath};
+
+/// A store of keys outside of this host. It seals private keys, so that they don't lie on a disk in the clear.
+#[derive(PartialEq, Eq)]
+pub(crate) struct StoreConfig {
+    pub(crate) name: Name,
+    pub(crate) kind: StoreKind,
+}
+
+#[derive(PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    Vault(VaultConfig),
+}
+
+impl StoreKind {
+    /// The value of `kind`.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Vault(_) => "vault",
+        }
+    }
+}
+
+/// The transit secrets engine of HashiCorp Vault or OpenBao.
+#[derive(PartialEq, Eq)]
+pub(crate) struct VaultConfig {
+    pub(crate) address: HttpsOrLoopbackUrl,
+    /// The path at which the transit engine is mounted.
+    pub(crate) mount: String,
+    pub(crate) namespace: Option<String>,
+    /// The only certificate authorities that are trusted; by default the host's.
+    pub(crate) ca_file: Option<UnverifiedPath>,
+    pub(crate) login: VaultLogin,
+}
+
+/// How the service gets a token of the store. The files are read anew for each login.
+#[derive(PartialEq, Eq)]
+pub(crate) enum VaultLogin {
+    TokenFile(UnverifiedPath),
+    /// The auth method `kubernetes` or `jwt`.
+    Jwt {
+        /// The path at which the auth method is mounted.
+        mount: String,
+        role: String,
+        jwt_file: UnverifiedPath,
+    },
+}
+
+/// With what the keys of a keyset are sealed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SealConfig {
+    pub(crate) store: Arc<StoreConfig>,
+    /// The store's name for the key that seals.
+    pub(crate) key: String,
+}

@@ -1,0 +1,45 @@
+//! Why a store can't do what it is asked for.
+
+use thiserror::Error;
+
+/// The messages contain no part of a response but the errors that the store lists.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum StoreError {
+    /// There was no usable answer. Another attempt may succeed.
+    #[error("doesn't answer: {0}")]
+    Unavailable(String),
+    /// The store refused the login, or the token that it gave. Somebody can change that in the store, so another attempt may succeed.
+    #[error("refuses tokenmint: {0}")]
+    Denied(String),
+    /// The store doesn't have the key, or its mount.
+    #[error("{0}")]
+    NotFound(String),
+    /// The store can't open the sealed key.
+    #[error("can't open it: {0}")]
+    NotOpened(String),
+    /// A file of `[stores.NAME]` can't be used.
+    #[error("`{key}` {reason}")]
+    File { key: &'static str, reason: String },
+}
+
+impl StoreError {
+    /// Whether the same attempt may succeed later, without a change here.
+    pub(crate) const fn is_transient(&self) -> bool {
+        match self {
+            // A file may be on its way, for example one that an agent writes.
+            Self::Unavailable(_) | Self::Denied(_) | Self::File { .. } => true,
+            Self::NotFound(_) | Self::NotOpened(_) => false,
+        }
+    }
+
+    /// The value of the label `outcome`.
+    pub(crate) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Denied(_) => "denied",
+            Self::NotFound(_) => "not_found",
+            Self::NotOpened(_) => "not_opened",
+            Self::File { .. } => "file",
+        }
+    }
+}

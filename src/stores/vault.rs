@@ -1,0 +1,319 @@
+//! The transit secrets engine of HashiCorp Vault and OpenBao.
+//!
+//! - <https://openbao.org/api-docs/secret/transit/>: `encrypt` and `decrypt` with `associated_data`, which only keys of authenticated
+//!   encryption support, for example `aes256-gcm96`.
+//! - <https://openbao.org/api-docs/auth/jwt/#jwt-login>: the login by a JWT. The auth method `kubernetes` has the same request.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::error::StoreError;
+use super::store::{BoxFuture, SealContext, Store};
+use crate::config::{UnverifiedPath, VaultConfig, VaultLogin};
+use crate::files::OpenedFile;
+use crate::http_client;
+
+const TOKEN_HEADER: &str = "X-Vault-Token";
+const NAMESPACE_HEADER: &str = "X-Vault-Namespace";
+/// Vault requires this header where its agent is configured so, as a protection against request forgery.
+const REQUEST_HEADER: &str = "X-Vault-Request";
+/// The largest token or JWT in a file, in bytes.
+const MAX_TOKEN_BYTES: u64 = 16 << 10;
+/// The largest body of a response, in bytes. A sealed key of 8192 bits has 12 KiB.
+const MAX_BODY_BYTES: usize = 64 << 10;
+/// The most characters of the store's errors in a message.
+const MAX_ERROR_CHARS: usize = 200;
+
+/// A session with one store.
+pub(super) struct Vault {
+    client: Client,
+    /// `address` with `/v1/`.
+    base: String,
+    mount: String,
+    namespace: Option<HeaderValue>,
+    token: Option<HeaderValue>,
+    /// Whether the token came from a login, so that it is revoked at the end.
+    is_own_token: bool,
+}
+
+/// The outcome of a request: a body, or the status and what the store says about it.
+enum Answer {
+    Success(Zeroizing<Vec<u8>>),
+    Failure(StatusCode, String),
+}
+
+impl Vault {
+    /// Reads the token, or logs in with the JWT.
+    ///
+    /// # Errors
+    /// A file can't be used, or the store refuses the login or doesn't answer.
+    pub(super) async fn log_in(config: &VaultConfig) -> Result<Self, StoreError> {
+        let namespace = config.namespace.as_deref().map(|name| {
+            HeaderValue::from_str(name).expect("a namespace has letters, digits and a few other characters")
+        });
+        let mut vault = Self {
+            client: client(config.ca_file.as_ref())?,
+            base: format!("{}/v1/", config.address.as_str().trim_end_matches('/')),
+            mount: config.mount.clone(),
+            namespace,
+            token: None,
+            is_own_token: false,
+        };
+        match &config.login {
+            VaultLogin::TokenFile(file) => {
+                vault.token = Some(token_header(&read_token("token_file", file)?)?);
+            }
+            VaultLogin::Jwt { mount, role, jwt_file } => {
+                let jwt = read_token("jwt_file", jwt_file)?;
+                let login = vault.post(&format!("auth/{mount}/login"), &Login { role, jwt: &jwt }).await?;
+                let body = match login {
+                    Answer::Success(body) => body,
+                    Answer::Failure(StatusCode::NOT_FOUND, said) => {
+                        return Err(StoreError::NotFound(format!(
+                            "no auth method is mounted at `{mount}` ({said}): set `auth_mount`"
+                        )));
+                    }
+                    // Vault answers 400 to a JWT or role that it doesn't accept.
+                    Answer::Failure(_, said) => {
+                        return Err(StoreError::Denied(format!("the login as `{role}` failed: {said}")));
+                    }
+                };
+                let reply: LoginReply<'_> = parse(&body)?;
+                vault.token = Some(token_header(reply.auth.client_token)?);
+                vault.is_own_token = true;
+            }
+        }
+        Ok(vault)
+    }
+
+    /// Sends a request. Any status but 200, 400 and 404 is an error.
+    async fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, StoreError> {
+        // Large enough that it doesn't grow, which would leave copies of a key in memory.
+        let mut json = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
+        serde_json::to_writer(&mut *json, body).expect("text can be written to memory");
+        let mut request = self
+            .client
+            .post(format!("{}{path}", self.base))
+            .header(CONTENT_TYPE, "application/json")
+            .header(REQUEST_HEADER, "true")
+            .body(Bytes::from_owner(json));
+        if let Some(namespace) = &self.namespace {
+            request = request.header(NAMESPACE_HEADER, namespace.clone());
+        }
+        if let Some(token) = &self.token {
+            request = request.header(TOKEN_HEADER, token.clone());
+        }
+        let unavailable = |error: &reqwest::Error| {
+            let reason = if error.is_timeout() {
+                format!("not within {} s", http_client::REQUEST_TIMEOUT.as_secs())
+            } else {
+                http_client::innermost_cause(error).0
+            };
+            StoreError::Unavailable(reason)
+        };
+        let mut response = request.send().await.map_err(|error| unavailable(&error))?;
+        let status = response.status();
+        let body = read_body(&mut response).await.map_err(|error| match error {
+            Some(error) => unavailable(&error),
+            None => StoreError::Unavailable("its answer has more than 64 KiB".to_owned()),
+        })?;
+        if status.is_success() {
+            return Ok(Answer::Success(body));
+        }
+        let said = listed_errors(&body).unwrap_or_else(|| format!("status {}", status.as_u16()));
+        match status {
+            StatusCode::FORBIDDEN => Err(StoreError::Denied(said)),
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Ok(Answer::Failure(status, said)),
+            // 503 is a sealed store, 429 a quota, 3xx a standby that doesn't forward requests, 500 a failure of the store.
+            _ => Err(StoreError::Unavailable(said)),
+        }
+    }
+
+    /// The error for a mount that isn't there.
+    fn no_mount(&self, said: &str) -> StoreError {
+        StoreError::NotFound(format!(
+            "no transit secrets engine is mounted at `{}` ({said}): set `mount`",
+            self.mount
+        ))
+    }
+}
+
+impl Store for Vault {
+    fn seal<'a>(
+        &'a self,
+        seal_key: &'a str,
+        secret: &'a SecretString,
+        context: SealContext<'a>,
+    ) -> BoxFuture<'a, Result<String, StoreError>> {
+        Box::pin(async move {
+            let secret = secret.expose_secret().as_bytes();
+            let mut plaintext = Zeroizing::new(String::with_capacity(secret.len().div_ceil(3) * 4));
+            STANDARD.encode_string(secret, &mut plaintext);
+            let associated_data = STANDARD.encode(context.to_string());
+            let request = Encrypt { plaintext: &plaintext, associated_data: &associated_data };
+            match self.post(&format!("{}/encrypt/{seal_key}", self.mount), &request).await? {
+                Answer::Success(body) => {
+                    let reply: Reply<EncryptReply<'_>> = parse(&body)?;
+                    Ok(reply.data.ciphertext.to_owned())
+                }
+                Answer::Failure(StatusCode::NOT_FOUND, said) => Err(self.no_mount(&said)),
+                Answer::Failure(_, said) => Err(StoreError::NotFound(format!(
+                    "can't seal with the key `{seal_key}` ({said}): it must exist, and be of type aes256-gcm96"
+                ))),
+            }
+        })
+    }
+
+    fn unseal<'a>(
+        &'a self,
+        seal_key: &'a str,
+        sealed: &'a str,
+        context: SealContext<'a>,
+    ) -> BoxFuture<'a, Result<SecretString, StoreError>> {
+        Box::pin(async move {
+            let associated_data = STANDARD.encode(context.to_string());
+            let request = Decrypt { ciphertext: sealed, associated_data: &associated_data };
+            match self.post(&format!("{}/decrypt/{seal_key}", self.mount), &request).await? {
+                Answer::Success(body) => {
+                    let reply: Reply<DecryptReply<'_>> = parse(&body)?;
+                    let encoded = reply.data.plaintext;
+                    let mut secret = Zeroizing::new(Vec::with_capacity(encoded.len()));
+                    let decoded = STANDARD.decode_vec(encoded, &mut secret).ok();
+                    let text = decoded.and_then(|()| std::str::from_utf8(&secret).ok());
+                    text.map(SecretString::from)
+                        .ok_or_else(|| StoreError::NotOpened("what it holds isn't text".to_owned()))
+                }
+                Answer::Failure(StatusCode::NOT_FOUND, said) => Err(self.no_mount(&said)),
+                Answer::Failure(_, said) => Err(StoreError::NotOpened(format!("{said} (key `{seal_key}`)"))),
+            }
+        })
+    }
+
+    fn log_out(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if self.is_own_token {
+                // The token expires by itself if this fails.
+                let _ = self.post("auth/token/revoke-self", &()).await;
+            }
+        })
+    }
+}
+
+/// A client that follows no redirects, and trusts `ca_file` if it is given.
+fn client(ca_file: Option<&UnverifiedPath>) -> Result<Client, StoreError> {
+    let builder = || http_client::builder().redirect(Policy::none());
+    let Some(file) = ca_file else {
+        return Ok(http_client::build_with_host_authorities(builder, "requests to stores of keys"));
+    };
+    let authorities = http_client::read_authorities(file.as_path());
+    let built = authorities.and_then(|pem| {
+        let certificates = http_client::parse_authorities(&pem)?;
+        let built = builder().tls_certs_only(certificates).build();
+        built.map_err(|_| http_client::INVALID_AUTHORITY.to_owned())
+    });
+    built.map_err(|reason| StoreError::File { key: "ca_file", reason })
+}
+
+/// Reads a token or a JWT.
+fn read_token(key: &'static str, file: &UnverifiedPath) -> Result<Zeroizing<String>, StoreError> {
+    let failed = |reason: String| StoreError::File { key, reason };
+    let read = OpenedFile::open(file.as_path()).and_then(|file| file.read(MAX_TOKEN_BYTES));
+    let bytes = read.map_err(|error| failed(error.to_string()))?;
+    let text = std::str::from_utf8(&bytes).ok().map(str::trim).filter(|text| !text.is_empty());
+    let text = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()));
+    text.map(|text| Zeroizing::new(text.to_owned())).ok_or_else(|| failed("doesn't hold a token".to_owned()))
+}
+
+fn token_header(token: &str) -> Result<HeaderValue, StoreError> {
+    let header = HeaderValue::from_str(token);
+    let mut header = header
+        .map_err(|_| StoreError::Unavailable("its answer to the login has no usable token".to_owned()))?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// Reads a body. The error is `None` if it is too large.
+async fn read_body(response: &mut Response) -> Result<Zeroizing<Vec<u8>>, Option<reqwest::Error>> {
+    let mut body = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
+    while let Some(chunk) = response.chunk().await.map_err(Some)? {
+        if body.len() + chunk.len() > MAX_BODY_BYTES {
+            return Err(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(body)
+        .map_err(|_| StoreError::Unavailable("its answer isn't one of Vault's".to_owned()))
+}
+
+/// The errors that an answer lists, in one line of visible ASCII, shortened.
+fn listed_errors(body: &[u8]) -> Option<String> {
+    let Errors { errors } = serde_json::from_slice(body).ok()?;
+    let all = errors.join("; ").replace(|char: char| !char.is_ascii_graphic(), " ");
+    let words: Vec<&str> = all.split_whitespace().collect();
+    let text = words.join(" ");
+    // Some errors are a list of one.
+    let mut text = text.strip_prefix("1 error occurred: * ").unwrap_or(&text).to_owned();
+    text.truncate(MAX_ERROR_CHARS);
+    (!text.is_empty()).then_some(text)
+}
+
+#[derive(Serialize)]
+struct Login<'a> {
+    role: &'a str,
+    jwt: &'a str,
+}
+
+#[derive(Deserialize)]
+struct LoginReply<'a> {
+    #[serde(borrow)]
+    auth: Auth<'a>,
+}
+
+#[derive(Deserialize)]
+struct Auth<'a> {
+    client_token: &'a str,
+}
+
+#[derive(Serialize)]
+struct Encrypt<'a> {
+    plaintext: &'a str,
+    associated_data: &'a str,
+}
+
+#[derive(Serialize)]
+struct Decrypt<'a> {
+    ciphertext: &'a str,
+    associated_data: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Reply<T> {
+    data: T,
+}
+
+#[derive(Deserialize)]
+struct EncryptReply<'a> {
+    ciphertext: &'a str,
+}
+
+#[derive(Deserialize)]
+struct DecryptReply<'a> {
+    plaintext: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Errors {
+    errors: Vec<String>,
+}

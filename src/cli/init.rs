@@ -157,8 +157,7 @@ impl InitCommand {
         })?;
         for (folder, kid, pair) in keys {
             written.directory(folder, create_directory)?;
-            let now = context.clock_and_rng.clock.now();
-            let made = pair.write(&KeyDirectory::lock(folder)?, kid, None, now)?;
+            let made = pair.write(&KeyDirectory::lock(folder)?, kid, None, context)?;
             written.0.extend([made.private_key.clone(), made.certificate.clone(), made.jwk.clone()]);
             all_made.push(made);
         }

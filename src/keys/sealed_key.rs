@@ -1,20 +1,27 @@
-//! The file `KID.key.sealed`: a private key that a store has encrypted, with the names that it is bound to.
+//! The file `KID.key.sealed`: a private key, encrypted by a data key that a store has sealed (envelope encryption).
 //!
-//! The store authenticates the names ([`SealContext`]). They are also written in the file, so that a message can say what is wrong without
-//! asking the store.
+//! - The private key's PEM text is encrypted with AES-256-GCM (NIST SP 800-38D), under a data key that encrypts nothing else.
+//! - Keyset and key id ([`SealContext`]) are authenticated twice: by the store with the data key, and by AES-GCM with the private key. They are
+//!   also written in the file, so that a message can say what is wrong without asking the store.
+//! - The modulus in the file tells commands which key it is. It is compared with the opened key.
 
 use std::path::Path;
 
-use secrecy::{ExposeSecret as _, SecretString};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::key_file;
 use super::private_key::{PrivateKey, PrivateKeyError};
 use super::publication_history::ModulusHash;
+use crate::clock::{NoRandomness, Randomness};
 use crate::config::{Name, SealConfig};
 use crate::hash::{PartsHasher, sha256};
-use crate::stores::{SealContext, StoreError, Unsealer};
+use crate::stores::{DATA_KEY_LEN, DataKey, SealContext, StoreError, Unsealer};
 
 /// The extension of a sealed key's file, behind the key id.
 pub(crate) const SEALED_EXTENSION: &str = "key.sealed";
@@ -34,8 +41,10 @@ pub(crate) struct SealedKey {
     /// The kind of the store.
     store: String,
     seal_key: String,
-    /// The text that the store returned.
-    sealed: String,
+    /// The data key, as the store returned it.
+    data_key: String,
+    /// A nonce and the ciphertext with its tag, in base64.
+    ciphertext: String,
 }
 
 /// Why a sealed key can't be opened or made. The text of the file isn't quoted.
@@ -60,10 +69,13 @@ pub(crate) enum SealedKeyError {
     #[error(transparent)]
     PrivateKey(#[from] PrivateKeyError),
     #[error(
-        "the store `{0}` opens it under another name too, so it doesn't authenticate `associated_data`: `seal_key` must be a key of \
-         authenticated encryption, for example aes256-gcm96"
+        "can't be opened with its data key: it was changed, or belongs to another key. Restore it, or seal the key again"
     )]
-    NotBound(Name),
+    NotAuthentic,
+    #[error("store `{0}` returns another data key than it was given")]
+    SelfTest(Name),
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
 }
 
 impl SealedKeyError {
@@ -84,31 +96,24 @@ impl SealedKey {
         if key.version == VERSION { Ok(key) } else { Err(SealedKeyError::Version(key.version)) }
     }
 
-    /// Seals a private key, and tests that the store opens it under this name only.
+    /// Seals a private key, and tests that the store opens it.
     ///
     /// # Errors
-    /// The store can't seal or open it, or opens it under another name too.
+    /// The store can't seal or open the data key, or the host gives no randomness.
     pub(crate) fn seal(
         pem: &SecretString,
         private: &PrivateKey,
         context: SealContext<'_>,
         seal: &SealConfig,
         unsealer: &mut Unsealer<'_>,
+        randomness: &dyn Randomness,
     ) -> Result<Self, SealedKeyError> {
-        let store = &seal.store.name;
-        let failed = |error| SealedKeyError::Store { store: store.clone(), error };
-        let sealed = unsealer.seal(seal, pem, context).map_err(failed)?;
-        let opened = unsealer.unseal(seal, &sealed, context).map_err(failed)?;
-        if opened.expose_secret() != pem.expose_secret() {
-            return Err(SealedKeyError::OtherKey);
-        }
-        let other = if context.keyset.as_str() == "a" { "b" } else { "a" };
-        let other = Name::parse(other).expect("a letter is a name");
-        match unsealer.unseal(seal, &sealed, SealContext { keyset: &other, ..context }) {
-            Err(StoreError::NotOpened(_)) => {}
-            Err(error) => return Err(failed(error)),
-            Ok(_) => return Err(SealedKeyError::NotBound(store.clone())),
-        }
+        let mut random = Ok(());
+        let data_key: DataKey =
+            SecretBox::init_with_mut(|key: &mut [u8; DATA_KEY_LEN]| random = randomness.fill(key));
+        random?;
+        let mut nonce = [0; NONCE_LEN];
+        randomness.fill(&mut nonce)?;
         Ok(Self {
             version: VERSION,
             keyset: context.keyset.to_string(),
@@ -116,8 +121,26 @@ impl SealedKey {
             n: private.public.n.clone(),
             store: seal.store.kind.as_str().to_owned(),
             seal_key: seal.key.clone(),
-            sealed,
+            data_key: seal_data_key(&data_key, context, seal, unsealer)?,
+            ciphertext: encrypt(pem, &data_key, nonce, context),
         })
+    }
+
+    /// Returns the same sealed key, whose data key the store has sealed again.
+    ///
+    /// # Errors
+    /// The store can't open or seal the data key.
+    pub(crate) fn reseal(
+        self,
+        context: SealContext<'_>,
+        seal: &SealConfig,
+        unsealer: &mut Unsealer<'_>,
+    ) -> Result<Self, SealedKeyError> {
+        let data_key = self.open_data_key(context, seal, unsealer)?;
+        // A file that doesn't open stays as it is.
+        decrypt(&self.ciphertext, &data_key, context)?;
+        let data_key = seal_data_key(&data_key, context, seal, unsealer)?;
+        Ok(Self { data_key, ..self })
     }
 
     /// Opens the key of that keyset and key id.
@@ -130,21 +153,18 @@ impl SealedKey {
         seal: &SealConfig,
         unsealer: &mut Unsealer<'_>,
     ) -> Result<PrivateKey, SealedKeyError> {
-        let pem = self.unseal(context, seal, unsealer)?;
+        let data_key = self.open_data_key(context, seal, unsealer)?;
+        let pem = decrypt(&self.ciphertext, &data_key, context)?;
         let private = PrivateKey::parse(&pem, None)?;
         if private.public.n == self.n { Ok(private) } else { Err(SealedKeyError::OtherKey) }
     }
 
-    /// Opens the text of the key, without checking the key.
-    ///
-    /// # Errors
-    /// It is sealed for another key or by another store, or the store can't open it.
-    pub(crate) fn unseal(
+    fn open_data_key(
         &self,
         context: SealContext<'_>,
         seal: &SealConfig,
         unsealer: &mut Unsealer<'_>,
-    ) -> Result<SecretString, SealedKeyError> {
+    ) -> Result<DataKey, SealedKeyError> {
         let Self { keyset, kid, store, seal_key, .. } = self;
         if keyset != context.keyset.as_str() || kid != context.kid.as_str() {
             return Err(SealedKeyError::Misplaced { keyset: keyset.clone(), kid: kid.clone() });
@@ -152,8 +172,7 @@ impl SealedKey {
         if store != seal.store.kind.as_str() || *seal_key != seal.key {
             return Err(SealedKeyError::OtherSeal { store: store.clone(), seal_key: seal_key.clone() });
         }
-        let opened = unsealer.unseal(seal, &self.sealed, context);
-        opened.map_err(|error| SealedKeyError::Store { store: seal.store.name.clone(), error })
+        unsealer.unseal(seal, &self.data_key, context).map_err(|error| store_error(seal, error))
     }
 
     /// The text of its file.
@@ -169,8 +188,61 @@ impl SealedKey {
     /// Hashes all that decides what it opens to, and under which name it was read.
     pub(super) fn fingerprint(&self, context: SealContext<'_>) -> [u8; 32] {
         let name = context.to_string();
-        let parts =
-            ["sealed", &name, &self.keyset, &self.kid, &self.n, &self.store, &self.seal_key, &self.sealed];
+        let Self { version: _, keyset, kid, n, store, seal_key, data_key, ciphertext } = self;
+        let parts = ["sealed", &name, keyset, kid, n, store, seal_key, data_key, ciphertext];
         PartsHasher::of(parts.into_iter().map(str::as_bytes))
     }
+}
+
+/// Seals a data key, and tests that the store opens it.
+fn seal_data_key(
+    data_key: &DataKey,
+    context: SealContext<'_>,
+    seal: &SealConfig,
+    unsealer: &mut Unsealer<'_>,
+) -> Result<String, SealedKeyError> {
+    let sealed = unsealer.seal(seal, data_key, context).map_err(|error| store_error(seal, error))?;
+    let opened = unsealer.unseal(seal, &sealed, context).map_err(|error| store_error(seal, error))?;
+    if opened.expose_secret() != data_key.expose_secret() {
+        return Err(SealedKeyError::SelfTest(seal.store.name.clone()));
+    }
+    Ok(sealed)
+}
+
+fn store_error(seal: &SealConfig, error: StoreError) -> SealedKeyError {
+    SealedKeyError::Store { store: seal.store.name.clone(), error }
+}
+
+fn cipher(data_key: &DataKey) -> LessSafeKey {
+    let key = UnboundKey::new(&AES_256_GCM, data_key.expose_secret());
+    LessSafeKey::new(key.expect("32 bytes are a key of AES-256"))
+}
+
+/// Encrypts PEM text. The nonce needn't be unique, because the data key encrypts nothing else.
+fn encrypt(
+    pem: &SecretString,
+    data_key: &DataKey,
+    nonce: [u8; NONCE_LEN],
+    context: SealContext<'_>,
+) -> String {
+    let mut text = Zeroizing::new(pem.expose_secret().as_bytes().to_vec());
+    let (associated_data, unique) = (Aad::from(context.to_string()), Nonce::assume_unique_for_key(nonce));
+    let tag = cipher(data_key).seal_in_place_separate_tag(unique, associated_data, &mut text);
+    let tag = tag.expect("far shorter than AES-GCM's limit");
+    STANDARD.encode([&nonce, text.as_slice(), tag.as_ref()].concat())
+}
+
+/// Decrypts what [`encrypt`] returned for the same data key and context.
+fn decrypt(
+    ciphertext: &str,
+    data_key: &DataKey,
+    context: SealContext<'_>,
+) -> Result<SecretString, SealedKeyError> {
+    let mut text = Zeroizing::new(STANDARD.decode(ciphertext).map_err(|_| SealedKeyError::Malformed)?);
+    let (nonce, text) = text.split_first_chunk_mut::<NONCE_LEN>().ok_or(SealedKeyError::Malformed)?;
+    let (associated_data, nonce) = (Aad::from(context.to_string()), Nonce::assume_unique_for_key(*nonce));
+    let opened = cipher(data_key).open_in_place(nonce, associated_data, text);
+    let opened = opened.map_err(|_| SealedKeyError::NotAuthentic)?;
+    let pem = std::str::from_utf8(opened).map_err(|_| SealedKeyError::Malformed)?;
+    Ok(SecretString::from(pem))
 }

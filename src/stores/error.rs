@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// The messages contain no part of a response but the errors that the store lists.
+/// The messages contain the errors that a store lists, and no other part of its responses.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum StoreError {
     /// There was no usable answer. Another attempt may succeed.

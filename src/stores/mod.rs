@@ -1,7 +1,7 @@
-//! Stores of keys outside of this host, which seal private keys: they encrypt a key for its file, and decrypt it at load.
+//! Stores of keys outside of this host, which seal private keys by envelope encryption: a data key encrypts the private key for its file, and
+//! the store encrypts the data key. The private key itself is never sent.
 //!
-//! - A sealed key is bound to its keyset and its key id ([`SealContext`]) by authenticated encryption. So a sealed file that was moved to
-//!   another name doesn't open.
+//! - A data key is bound to a keyset and a key id ([`SealContext`]) by authenticated encryption.
 //! - A store is used at load and by commands, never by a request. Each load logs in anew, so no session is kept.
 //! - [`Unsealer`] opens the keys of one load. After a store didn't answer, the load doesn't ask it again, so that an outage costs one
 //!   timeout, however many keys there are.
@@ -14,5 +14,5 @@ mod unsealer;
 mod vault;
 
 pub(crate) use error::StoreError;
-pub(crate) use store::SealContext;
+pub(crate) use store::{DATA_KEY_LEN, DataKey, SealContext};
 pub(crate) use unsealer::Unsealer;

@@ -1,14 +1,20 @@
-//! What every kind of store can do.
+//! The trait of all kinds of stores.
 
 use std::fmt;
 use std::pin::Pin;
 
-use secrecy::SecretString;
+use secrecy::SecretBox;
 
 use super::error::StoreError;
 use crate::config::{KeyId, Name};
 
-/// The key that a sealed text belongs to. The store authenticates it, so the text doesn't open for another key.
+/// The length of a data key in bytes, for AES-256.
+pub(crate) const DATA_KEY_LEN: usize = 32;
+
+/// A key that encrypts one private key. The store seals the data key alone, so the private key never leaves this host.
+pub(crate) type DataKey = SecretBox<[u8; DATA_KEY_LEN]>;
+
+/// The private key that a data key belongs to. The store authenticates it, so the data key doesn't open for another one.
 #[derive(Clone, Copy)]
 pub(crate) struct SealContext<'a> {
     pub(crate) keyset: &'a Name,
@@ -24,13 +30,13 @@ impl fmt::Display for SealContext<'_> {
 
 pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A session with a store that seals private keys.
+/// A session with a store that seals data keys.
 pub(super) trait Store: Send + Sync {
-    /// Encrypts `secret` with the store's key `seal_key`, for `context`.
+    /// Encrypts a data key with the store's key `seal_key`, for `context`.
     fn seal<'a>(
         &'a self,
         seal_key: &'a str,
-        secret: &'a SecretString,
+        data_key: &'a DataKey,
         context: SealContext<'a>,
     ) -> BoxFuture<'a, Result<String, StoreError>>;
 
@@ -40,7 +46,7 @@ pub(super) trait Store: Send + Sync {
         seal_key: &'a str,
         sealed: &'a str,
         context: SealContext<'a>,
-    ) -> BoxFuture<'a, Result<SecretString, StoreError>>;
+    ) -> BoxFuture<'a, Result<DataKey, StoreError>>;
 
     /// Ends the session, if the store knows of it.
     fn log_out(&self) -> BoxFuture<'_, ()>;

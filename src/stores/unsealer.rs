@@ -5,16 +5,15 @@ use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::time::Instant;
 
-use secrecy::SecretString;
 use tokio::runtime::{Builder, Runtime};
 
 use super::error::StoreError;
-use super::store::{SealContext, Store};
+use super::store::{DataKey, SealContext, Store};
 use super::vault::Vault;
 use crate::config::{Name, SealConfig, StoreConfig, StoreKind};
 use crate::metrics::Metrics;
 
-/// Seals and unseals the keys of one load or one command.
+/// Seals and unseals the data keys of one load or one command.
 pub(crate) struct Unsealer<'a> {
     metrics: &'a Metrics,
     /// Made with the first request.
@@ -28,24 +27,24 @@ impl<'a> Unsealer<'a> {
         Self { metrics, runtime: None, stores: BTreeMap::new() }
     }
 
-    /// Seals a private key for its file.
+    /// Seals a data key.
     ///
     /// # Errors
     /// The store can't be used.
     pub(crate) fn seal(
         &mut self,
         seal: &SealConfig,
-        secret: &SecretString,
+        data_key: &DataKey,
         context: SealContext<'_>,
     ) -> Result<String, StoreError> {
         let metrics = self.metrics;
         let (runtime, store) = self.store(&seal.store)?;
-        let request = store.seal(&seal.key, secret, context);
+        let request = store.seal(&seal.key, data_key, context);
         let result = measured(metrics, &seal.store, "seal", || block_on(runtime, request));
         self.remember_failure(&seal.store, result)
     }
 
-    /// Opens a sealed private key.
+    /// Opens a sealed data key.
     ///
     /// # Errors
     /// The store can't be used, or doesn't open it.
@@ -54,7 +53,7 @@ impl<'a> Unsealer<'a> {
         seal: &SealConfig,
         sealed: &str,
         context: SealContext<'_>,
-    ) -> Result<SecretString, StoreError> {
+    ) -> Result<DataKey, StoreError> {
         let metrics = self.metrics;
         let (runtime, store) = self.store(&seal.store)?;
         let request = store.unseal(&seal.key, sealed, context);

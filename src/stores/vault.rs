@@ -11,12 +11,12 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret as _, SecretBox};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
-use super::store::{BoxFuture, SealContext, Store};
+use super::store::{BoxFuture, DATA_KEY_LEN, DataKey, SealContext, Store};
 use crate::config::{UnverifiedPath, VaultConfig, VaultLogin};
 use crate::files::OpenedFile;
 use crate::http_client;
@@ -27,7 +27,7 @@ const NAMESPACE_HEADER: &str = "X-Vault-Namespace";
 const REQUEST_HEADER: &str = "X-Vault-Request";
 /// The largest token or JWT in a file, in bytes.
 const MAX_TOKEN_BYTES: u64 = 16 << 10;
-/// The largest body of a response, in bytes. A sealed key of 8192 bits has 12 KiB.
+/// The largest body of a response, in bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// The most characters of the store's errors in a message.
 const MAX_ERROR_CHARS: usize = 200;
@@ -96,7 +96,7 @@ impl Vault {
 
     /// Sends a request. Any status but 200, 400 and 404 is an error.
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, StoreError> {
-        // Large enough that it doesn't grow, which would leave copies of a key in memory.
+        // Large enough that it doesn't grow, which would leave copies of a secret in memory.
         let mut json = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
         serde_json::to_writer(&mut *json, body).expect("text can be written to memory");
         let mut request = self
@@ -150,13 +150,12 @@ impl Store for Vault {
     fn seal<'a>(
         &'a self,
         seal_key: &'a str,
-        secret: &'a SecretString,
+        data_key: &'a DataKey,
         context: SealContext<'a>,
     ) -> BoxFuture<'a, Result<String, StoreError>> {
         Box::pin(async move {
-            let secret = secret.expose_secret().as_bytes();
-            let mut plaintext = Zeroizing::new(String::with_capacity(secret.len().div_ceil(3) * 4));
-            STANDARD.encode_string(secret, &mut plaintext);
+            let mut plaintext = Zeroizing::new(String::with_capacity(DATA_KEY_LEN.div_ceil(3) * 4));
+            STANDARD.encode_string(data_key.expose_secret(), &mut plaintext);
             let associated_data = STANDARD.encode(context.to_string());
             let request = Encrypt { plaintext: &plaintext, associated_data: &associated_data };
             match self.post(&format!("{}/encrypt/{seal_key}", self.mount), &request).await? {
@@ -177,7 +176,7 @@ impl Store for Vault {
         seal_key: &'a str,
         sealed: &'a str,
         context: SealContext<'a>,
-    ) -> BoxFuture<'a, Result<SecretString, StoreError>> {
+    ) -> BoxFuture<'a, Result<DataKey, StoreError>> {
         Box::pin(async move {
             let associated_data = STANDARD.encode(context.to_string());
             let request = Decrypt { ciphertext: sealed, associated_data: &associated_data };
@@ -185,11 +184,11 @@ impl Store for Vault {
                 Answer::Success(body) => {
                     let reply: Reply<DecryptReply<'_>> = parse(&body)?;
                     let encoded = reply.data.plaintext;
-                    let mut secret = Zeroizing::new(Vec::with_capacity(encoded.len()));
-                    let decoded = STANDARD.decode_vec(encoded, &mut secret).ok();
-                    let text = decoded.and_then(|()| std::str::from_utf8(&secret).ok());
-                    text.map(SecretString::from)
-                        .ok_or_else(|| StoreError::NotOpened("what it holds isn't text".to_owned()))
+                    let mut bytes = Zeroizing::new(Vec::with_capacity(encoded.len()));
+                    if STANDARD.decode_vec(encoded, &mut bytes).is_err() || bytes.len() != DATA_KEY_LEN {
+                        return Err(StoreError::NotOpened("what it holds is no data key".to_owned()));
+                    }
+                    Ok(SecretBox::init_with_mut(|key: &mut [u8; DATA_KEY_LEN]| key.copy_from_slice(&bytes)))
                 }
                 Answer::Failure(StatusCode::NOT_FOUND, said) => Err(self.no_mount(&said)),
                 Answer::Failure(_, said) => Err(StoreError::NotOpened(format!("{said} (key `{seal_key}`)"))),

@@ -41,8 +41,10 @@ pub enum Trouble {
     Standby,
     /// Its key doesn't authenticate `associated_data`.
     IgnoresContext,
-    /// It opens each sealed text as another one.
+    /// It opens each sealed text as another one of 32 bytes.
     OtherText,
+    /// It opens each sealed text as a shorter one.
+    ShortText,
 }
 
 struct Fake {
@@ -107,6 +109,13 @@ impl FakeVault {
         let mut fake = lock(&self.fake);
         add(&mut fake, STANDARD.encode(text), STANDARD.encode(context))
     }
+
+    /// Starts another one on that port, which has the same key.
+    pub fn restart_at(&self, port: u16) -> Self {
+        let other = Self::start_at(port);
+        lock(&other.fake).sealed.clone_from(&lock(&self.fake).sealed);
+        other
+    }
 }
 
 fn lock(fake: &Mutex<Fake>) -> MutexGuard<'_, Fake> {
@@ -143,7 +152,9 @@ fn members<const N: usize>(body: &[u8], names: [&str; N]) -> [String; N] {
 async fn trouble(fake: &Mutex<Fake>) -> Option<Response> {
     let trouble = lock(fake).trouble;
     Some(match trouble {
-        Trouble::None | Trouble::IgnoresContext | Trouble::OtherText => return None,
+        Trouble::None | Trouble::IgnoresContext | Trouble::OtherText | Trouble::ShortText => {
+            return None;
+        }
         Trouble::Sealed => refused(503, "Vault is sealed"),
         Trouble::Denied => refused(403, "1 error occurred:\n\t* permission denied\n\n"),
         Trouble::Throttled => refused(429, "request path \"transit\": rate limit quota exceeded"),
@@ -197,7 +208,10 @@ async fn transit(
             let found = fake.sealed.get(&sealed).filter(|(of, _)| any_context || *of == context);
             match found {
                 Some(_) if fake.trouble == Trouble::OtherText => {
-                    data(&json!({"plaintext": STANDARD.encode("another text")}))
+                    data(&json!({"plaintext": STANDARD.encode([7; 32])}))
+                }
+                Some(_) if fake.trouble == Trouble::ShortText => {
+                    data(&json!({"plaintext": STANDARD.encode([7; 31])}))
                 }
                 Some((_, plaintext)) => data(&json!({"plaintext": plaintext})),
                 None => refused(400, "cipher: message authentication failed"),

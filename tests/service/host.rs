@@ -9,7 +9,9 @@ use rsa::pkcs1::EncodeRsaPrivateKey as _;
 use rsa::pkcs8::DecodePrivateKey as _;
 use rsa::traits::PrivateKeyParts as _;
 
+use crate::fake_vault::FakeVault;
 use crate::reload::in_memory;
+use crate::sealed_keys::unsealed_workspace;
 use crate::support::{KEYS, Workspace, configuration, eventually, eventually_blocking, signal, user_1};
 use crate::tls::{certificates, client};
 
@@ -26,6 +28,39 @@ fn traces(pem: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("p", key.primes()[0].to_bytes_be()[..64].to_vec()),
         ("q", key.primes()[1].to_bytes_be()[64..].to_vec()),
     ]
+}
+
+/// The store sends the key as base64 of PEM in JSON. That passes the buffers of an HTTP client.
+#[tokio::test]
+#[ignore = "needs root, to look into another process: make system"]
+async fn no_copy_of_a_sealed_key_is_left_in_memory() {
+    use base64::Engine as _;
+    let vault = FakeVault::start();
+    let workspace = unsealed_workspace(&vault.address);
+    workspace.run(&["keys", "seal", "WebAppKey1", "--keyset", "web"]).ok();
+    let service = workspace.serve().await;
+    let hits = |trace: &[u8]| in_memory(service.pid(), trace);
+    let sent = base64::engine::general_purpose::STANDARD.encode(&KEYS.web);
+    let mut traces = traces(&KEYS.web);
+    let prime: Vec<u8> = traces[4].1.iter().rev().copied().collect();
+    for start in (64..sent.len() - 64).step_by(128) {
+        traces.push(("base64 of PEM", sent.as_bytes()[start..start + 64].to_vec()));
+    }
+    let look = |when: &str| {
+        let found = traces.iter().map(|(what, trace)| (*what, hits(trace))).filter(|(_, hits)| *hits > 0);
+        let found: Vec<_> = found.collect();
+        assert!(found.is_empty(), "{when}: {found:?}");
+        assert!((1..=2).contains(&hits(&prime)), "{when}: the scanner finds the key itself");
+    };
+    look("after the start");
+    service.post("/identity-token", &user_1()).await.ok();
+    // The file has another data key, so the service opens it again.
+    let asked = vault.asked("decrypt");
+    workspace.run(&["keys", "reseal", "--keyset", "web"]).ok();
+    workspace.run(&["check", "--running"]).ok();
+    // The command asks twice itself.
+    assert!(vault.asked("decrypt") > asked + 2, "the service has opened it again");
+    look("after a reload");
 }
 
 /// A signing key is in memory only in the library's own form, at most twice.

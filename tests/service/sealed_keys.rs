@@ -106,10 +106,16 @@ async fn a_sealed_key_opens_under_its_own_name_and_unchanged_only() {
         }
         changed
     };
-    std::fs::remove_file(workspace.path(SEALED)).expect("a file");
+    workspace.run(&["keys", "rotate", "--keyset", "web"]).ok();
+    let second: Value =
+        serde_json::from_str(&text(&workspace, "keys/web/WebAppKey2.key.sealed")).expect("JSON");
+    for name in ["WebAppKey2.key.sealed", "WebAppKey2.crt", "WebAppKey1.key.sealed", "keyset.toml"] {
+        std::fs::remove_file(workspace.path(&format!("keys/web/{name}"))).expect("a file");
+    }
     let other = "keys/web/Other.key.sealed";
     refused(other, &sealed, "is sealed for the key `WebAppKey1` of the keyset `web`");
     let not_opened = "can't open it: cipher: message authentication failed";
+    let not_authentic = "can't be opened with its data key";
     refused(other, &with(&[("kid", json!("Other"))]), not_opened);
     refused(SEALED, &with(&[("keyset", json!("crm"))]), "of the keyset `crm`");
     refused(SEALED, &with(&[("store", json!("aws-kms"))]), "of a store of kind `aws-kms`");
@@ -118,18 +124,32 @@ async fn a_sealed_key_opens_under_its_own_name_and_unchanged_only() {
     refused(SEALED, &with(&[("n", json!("AQAB"))]), "holds another key than it says");
     refused(SEALED, &with(&[("more", json!(1))]), "isn't a sealed key");
     refused(SEALED, &json!("text"), "isn't a sealed key");
-    let mut flipped = sealed["sealed"].as_str().expect("text").to_owned();
-    let last = flipped.pop().expect("text");
-    flipped.push(if last == 'A' { 'B' } else { 'A' });
-    refused(SEALED, &with(&[("sealed", json!(flipped))]), not_opened);
+    // Parts of another key's file.
+    refused(SEALED, &with(&[("data_key", second["data_key"].clone())]), not_opened);
+    refused(SEALED, &with(&[("ciphertext", second["ciphertext"].clone())]), not_authentic);
+    for (part, reason, without) in
+        [("data_key", not_opened, not_opened), ("ciphertext", not_authentic, "isn't a sealed key")]
+    {
+        let mut flipped: Vec<char> = sealed[part].as_str().expect("text").chars().collect();
+        let middle = flipped.len() / 2;
+        flipped[middle] = if flipped[middle] == 'A' { 'B' } else { 'A' };
+        refused(SEALED, &with(&[(part, json!(flipped.iter().collect::<String>()))]), reason);
+        refused(SEALED, &with(&[(part, json!(""))]), without);
+    }
     // Sealed with the same key by another service, or for another service's key of this name.
+    let key = "a data key of thirty-two letters";
     for context in ["web/WebAppKey1", "other/web/WebAppKey1", ""] {
-        refused(SEALED, &with(&[("sealed", json!(vault.seal(&KEYS.web, context)))]), not_opened);
+        refused(SEALED, &with(&[("data_key", json!(vault.seal(key, context)))]), not_opened);
     }
     let context = "tokenmint/web/WebAppKey1";
-    let no_key = vault.seal("no key", context);
-    refused(SEALED, &with(&[("sealed", json!(no_key))]), "isn't PEM text");
-    workspace.write(SEALED, &with(&[("sealed", json!(vault.seal(&KEYS.web, context)))]).to_string());
+    refused(SEALED, &with(&[("data_key", json!(vault.seal(key, context)))]), not_authentic);
+    let short = vault.seal("short", context);
+    refused(SEALED, &with(&[("data_key", json!(short))]), "what it holds is no data key");
+    // A store that doesn't authenticate the name.
+    vault.has(Trouble::IgnoresContext);
+    refused(other, &with(&[("kid", json!("Other"))]), not_authentic);
+    vault.has(Trouble::None);
+    workspace.write(SEALED, &sealed.to_string());
     workspace.run(&["check"]).ok();
 }
 
@@ -156,7 +176,6 @@ async fn a_store_that_is_away_at_the_start_is_asked_again_until_it_answers() {
     let port = free_port();
     let vault = FakeVault::start();
     let workspace = workspace(&vault);
-    let sealed = text(&workspace, SEALED);
     workspace.configure(&sealed_configuration(
         &format!("http://127.0.0.1:{port}"),
         "token_file = \"vault-token\"",
@@ -178,11 +197,7 @@ async fn a_store_that_is_away_at_the_start_is_asked_again_until_it_answers() {
     assert_eq!(others.keys.len(), 1);
     assert!(service.post("/oauth-assertion", &json!({})).await.status.is_success());
 
-    let late = FakeVault::start_at(port);
-    // The fake has another memory, so the key is sealed again.
-    let mut file: Value = serde_json::from_str(&sealed).expect("JSON");
-    file["sealed"] = json!(late.seal(&KEYS.web, "tokenmint/web/WebAppKey1"));
-    workspace.write(SEALED, &file.to_string());
+    let _late = vault.restart_at(port);
     eventually("the keyset opens", async || is_ready(&service).await).await;
     assert_eq!(kid_that_signs(&service).await, "WebAppKey1");
     assert_eq!(service.jwks("/.well-known/jwks.json").await.keys.len(), 3);
@@ -223,21 +238,18 @@ async fn a_store_that_is_away_at_a_reload_costs_no_key_in_memory() {
     let service = workspace.serve().await;
     let before = service.jwks("/keysets/web/jwks.json").await;
     let asked = vault.asked("decrypt");
-    // The service can't open the new key, though the command could.
-    vault.has(Trouble::None);
-    let plan = workspace.run(&["keys", "rotate", "--keyset", "web", "--plan", "--json"]).json();
-    assert_eq!(plan["kid"], "WebAppKey2");
+    // Another host makes the key, and this one gets its files.
+    let elsewhere = unsealed_workspace(&vault.address);
+    std::fs::remove_file(elsewhere.path(PLAIN)).expect("a file");
+    elsewhere.run(&["keys", "new", "WebAppKey2", "--keyset", "web"]).ok();
+    vault.has(Trouble::Sealed);
+    let file = "keys/web/WebAppKey2.key.sealed";
+    workspace.write(file, &text(&elsewhere, file));
     workspace.write(
         "keys/web/keyset.toml",
         "[[key]]\nkid = \"WebAppKey1\"\nsign_from = 2026-01-01T00:00:00Z\n\
          [[key]]\nkid = \"WebAppKey2\"\nsign_from = 2999-01-01T00:00:00Z\n",
     );
-    vault.has(Trouble::Sealed);
-    let mut file: Value = serde_json::from_str(&text(&workspace, SEALED)).expect("JSON");
-    file["kid"] = json!("WebAppKey2");
-    file["sealed"] = json!(vault.seal(&KEYS.spare[0], "tokenmint/web/WebAppKey2"));
-    file["n"] = json!(modulus_of(&workspace, &KEYS.spare[0]));
-    workspace.write("keys/web/WebAppKey2.key.sealed", &file.to_string());
     service.logged("store `vault` doesn't answer: Vault is sealed").await;
     assert_eq!(service.jwks("/keysets/web/jwks.json").await, before);
     assert_eq!(kid_that_signs(&service).await, "WebAppKey1");
@@ -250,15 +262,6 @@ async fn a_store_that_is_away_at_a_reload_costs_no_key_in_memory() {
     assert!(vault.asked("decrypt") > asked);
     let log = service.whole_log().await;
     assert_eq!(log.matches("store `vault` doesn't answer").count(), 1, "one line: {log}");
-}
-
-/// The modulus of a key, by the JWK that a command writes.
-fn modulus_of(workspace: &Workspace, pem: &str) -> String {
-    workspace.write_key("elsewhere/any.key", pem);
-    let config = "[server]\nlisten = \"127.0.0.1:0\"\n[keysets.any]\ndirectory = \"elsewhere\"\n";
-    workspace.write("any.toml", config);
-    let jwk = workspace.run(&["jwk", "any", "--config", "any.toml"]).json();
-    jwk["n"].as_str().expect("a modulus").to_owned()
 }
 
 /// A reload that needs nothing of the store doesn't ask it.
@@ -342,8 +345,8 @@ fn a_key_that_can_not_be_sealed_is_not_written() {
     let before = files();
     for (trouble, reason) in [
         (Trouble::Sealed, "store `vault` doesn't answer"),
-        (Trouble::IgnoresContext, "opens it under another name too"),
-        (Trouble::OtherText, "holds another key than it says"),
+        (Trouble::OtherText, "returns another data key than it was given"),
+        (Trouble::ShortText, "what it holds is no data key"),
     ] {
         vault.has(trouble);
         for command in [

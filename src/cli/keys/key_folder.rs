@@ -302,7 +302,7 @@ pub(crate) fn create_replacement_key(
     let now = context.clock_and_rng.clock.now();
     let directory = KeyDirectory::lock_for_retirement(&folder.directory)?;
     let mut file = directory.schedule(folder.rules().publish_lead, now)?;
-    let made = pair.write(&directory, &kid, folder.keyset.as_ref(), now)?;
+    let made = pair.write(&directory, &kid, folder.keyset.as_ref(), context)?;
     let sign_from = Some(schedule.first_free_second(now));
     let entry = ScheduleEntry { kid, sign_from, added: Some(now), emergency: true, retired: None };
     if let Err(error) = file.apply(&[ScheduleChange::Add(entry)]) {

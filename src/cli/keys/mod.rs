@@ -24,7 +24,6 @@ use super::{
     CliContext, CliError, FILE_TIMEOUT, MAX_LINE_WIDTH, WithConfig, keyset_directories, list_known_names,
     print_line, print_stderr, run_with_timeout,
 };
-use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, KeysetConfig, KeysetSource, Name};
 use crate::jwks;
 use crate::keys::{
@@ -220,13 +219,14 @@ impl KeyPair {
         directory: &KeyDirectory,
         kid: &KeyId,
         keyset: Option<&KeysetConfig>,
-        now: UnixTime,
+        context: &CliContext<'_>,
     ) -> Result<KeyFiles, CliError> {
+        let now = context.clock_and_rng.clock.now();
         let algorithm = keyset.map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
         let sealed_for = keyset.filter(|keyset| keyset.seal.is_some());
         let (key_extension, key) = match sealed_for {
             Some(keyset) => {
-                let text = seal::seal_text(&self.pem, &self.private, kid, keyset)?;
+                let text = seal::seal_text(&self.pem, &self.private, kid, keyset, context)?;
                 (SEALED_EXTENSION, SecretString::from(text))
             }
             None => ("key", self.pem.clone()),

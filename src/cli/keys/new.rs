@@ -68,7 +68,7 @@ impl NewKeyCommand {
         create_directory(&directory)?;
         let locked = KeyDirectory::lock(&directory)?;
         reject_unscheduled_key(&directory, Some(&kid), now)?;
-        let made = pair.write(&locked, &kid, keyset, now)?;
+        let made = pair.write(&locked, &kid, keyset, context)?;
         drop(locked);
         if self.json {
             print_json(&made);

@@ -117,7 +117,7 @@ impl RotateKeyCommand {
         // Without an entry for the first key, a second key would be ambiguous. So the first key's entry is written
         // first.
         schedule.write_if_missing()?;
-        let made = pair.write(&locked, &kid, Some(keyset), now)?;
+        let made = pair.write(&locked, &kid, Some(keyset), context)?;
         let after = match schedule.apply(&[ScheduleChange::Add(entry.clone())]) {
             Ok(after) => after,
             Err(error) => {

@@ -71,7 +71,7 @@ impl SealKeyCommand {
         }
         let pem = key_file::read_private_key(&plain).map_err(failed)?;
         let private = PrivateKey::parse(&pem, None).map_err(|error| failed(error.to_string()))?;
-        let text = seal_text(&pem, &private, &self.kid, keyset)?;
+        let text = seal_text(&pem, &private, &self.kid, keyset, context)?;
         let before = context.clock_and_rng.clock.now();
         let directory = KeyDirectory::lock(directory_path)?;
         let sealed =
@@ -117,11 +117,10 @@ impl ResealKeysCommand {
             let KeyFile::Sealed(path) = file else { continue };
             let failed = |reason: String| CliError::Failed(format!("{}: {reason}", path.display()));
             let sealed = SealedKey::read(&path).map_err(|error| failed(error.to_string()))?;
-            let opened = sealed.unseal(SealContext { keyset: &keyset.name, kid: &kid }, seal, &mut unsealer);
-            let pem = opened.map_err(|error| failed(error.to_string()))?;
-            let private = PrivateKey::parse(&pem, None).map_err(|error| failed(error.to_string()))?;
-            let text = seal_text(&pem, &private, &kid, keyset)?;
-            directory.replace_file(&path, text.as_bytes())?;
+            let resealed =
+                sealed.reseal(SealContext { keyset: &keyset.name, kid: &kid }, seal, &mut unsealer);
+            let resealed = resealed.map_err(|error| failed(error.to_string()))?;
+            directory.replace_file(&path, resealed.to_text().as_bytes())?;
             done.push(SealedOutput { kid, sealed_key: path, removed: None });
         }
         if done.is_empty() {
@@ -157,12 +156,14 @@ pub(super) fn seal_text(
     private: &PrivateKey,
     kid: &KeyId,
     keyset: &KeysetConfig,
+    context: &CliContext<'_>,
 ) -> Result<String, CliError> {
     let seal = seal_of(keyset)?;
     let metrics = Metrics::new();
     let mut unsealer = Unsealer::new(&metrics);
+    let randomness = &*context.clock_and_rng.randomness;
     let context = SealContext { keyset: &keyset.name, kid };
-    let sealed = SealedKey::seal(pem, private, context, seal, &mut unsealer);
+    let sealed = SealedKey::seal(pem, private, context, seal, &mut unsealer, randomness);
     let sealed =
         sealed.map_err(|error| CliError::Failed(format!("the key `{kid}` can't be sealed: {error}")))?;
     Ok(sealed.to_text())

@@ -11,7 +11,7 @@ use tokenmint::clock::{Clock as _, ManualClock, UnixTime};
 
 use super::{EC, FakeIssuer, IssuerKey, OTHER_RSA, RSA, claims_at, issuer, jwt_caller};
 use crate::in_process::InProcess;
-use crate::support::{AT_ONCE, Answer, Workspace, configuration, eventually};
+use crate::support::{AT_ONCE, Answer, Workspace, configuration, eventually, retrying};
 
 const NOW: i64 = 1_796_083_200;
 /// A certificate authority, in PEM.
@@ -37,7 +37,7 @@ async fn request(service: &InProcess, key: &IssuerKey, kid: &str) -> Answer {
 }
 
 async fn status(service: &InProcess, key: &IssuerKey, kid: &str) -> u16 {
-    request(service, key, kid).await.status.as_u16()
+    retrying(|| request(service, key, kid)).await.status.as_u16()
 }
 
 #[tokio::test]

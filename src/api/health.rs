@@ -28,13 +28,7 @@ pub(super) async fn readyz(State(state): State<SharedState>) -> Response {
     if state.ready() {
         return (NO_STORE_HEADER, Json(json!({"status": "ready"}))).into_response();
     }
-    let snapshot = state.snapshot.load();
-    let closed = snapshot
-        .ring
-        .keysets
-        .values()
-        .find_map(|keyset| Some(format!("a key of keysets.{} {}", keyset.name, keyset.closed.as_ref()?)));
-    let body = match closed {
+    let body = match state.snapshot.load().ring.closed_reason() {
         _ if state.draining.load(Ordering::Acquire) => json!({"status": "draining"}),
         Some(reason) => json!({"status": "keys are sealed", "reason": reason}),
         None => json!({"status": "no key signs yet"}),

@@ -21,7 +21,7 @@ pub(super) struct JwkCommand {
 
 impl JwkCommand {
     pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
-        let loaded = context.load()?;
+        let loaded = context.load_with_all_keys()?;
         let Some((keyset, key)) = loaded.ring.find(&self.kid) else {
             let keys = loaded.ring.keysets.values().flat_map(|keyset| &keyset.keys);
             let known = list_known_names(keys.map(|key| &key.kid));
@@ -58,7 +58,7 @@ pub(super) struct JwksCommand {
 
 impl JwksCommand {
     pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
-        let loaded = context.load()?;
+        let loaded = context.load_with_all_keys()?;
         let now = context.clock_and_rng.clock.now();
         let set = match &self.keyset {
             None => jwks::jwk_set(loaded.ring.keysets.values(), now),

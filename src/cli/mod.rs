@@ -266,6 +266,15 @@ impl CliContext<'_> {
         }
     }
 
+    /// Like [`load`](Self::load), for a command that needs all keys.
+    fn load_with_all_keys(&self) -> Result<LoadedConfig, CliError> {
+        let loaded = self.load()?;
+        match loaded.ring.closed_reason() {
+            Some(reason) => Err(CliError::Failed(reason)),
+            None => Ok(loaded),
+        }
+    }
+
     /// Loads the configuration and its key files. If the configuration is invalid, the keys are checked all the
     /// same, so that all problems are reported at once.
     fn load(&self) -> Result<LoadedConfig, CliError> {

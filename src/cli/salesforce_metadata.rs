@@ -53,7 +53,7 @@ fn parse_configuration_name(text: &str) -> Result<String, String> {
 
 impl SalesforceMetadataCommand {
     pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
-        let loaded = context.load()?;
+        let loaded = context.load_with_all_keys()?;
         let public_url = self.public_url(&loaded)?;
         let now = context.clock_and_rng.clock.now();
         let sets = metadata::expected_keysets(&loaded.config, &loaded.ring, public_url, now)

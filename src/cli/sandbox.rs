@@ -66,7 +66,7 @@ impl SandboxCommand {
             let reason = "the sandbox listens on loopback only: everybody who reaches it can log in";
             return Err(CliError::Usage(reason.to_owned()));
         }
-        let loaded = context.load()?;
+        let loaded = context.load_with_all_keys()?;
         let now = context.clock_and_rng.clock.now();
         let uploaded = self.uploaded_keys(now)?;
         let base = if uploaded.is_some() { String::new() } else { self.jwks_base(&loaded.config)? };

@@ -83,6 +83,8 @@ pub(crate) enum Requirement {
     IncomingToken,
     /// Issuers of incoming JWTs.
     Issuers,
+    /// Keysets with `sealed_by`.
+    SealedKeysets,
     FetchedJwks,
     OwnJwks,
     ProbeResult,
@@ -99,6 +101,7 @@ impl Requirement {
             | Self::OauthProfile
             | Self::PublicUrl
             | Self::Issuers
+            | Self::SealedKeysets
             | Self::TwoKinds => self.no_configuration_reason(input),
             Self::PrivateKey => "no file with a private key was given",
             Self::Key => "no key is there",
@@ -139,6 +142,7 @@ impl Requirement {
             _ if input.configured.config.is_none() => "there is no configuration that loads",
             Self::Messaging => "no [identity.NAME.messaging] is configured",
             Self::Issuers => "no [issuers.NAME] is configured",
+            Self::SealedKeysets => "no [keysets.NAME] has `sealed_by`",
             Self::OauthProfile => "no [oauth.NAME] is configured",
             Self::PublicUrl => "`url` of [server.public] isn't set, or no [identity.NAME] is",
             Self::TwoKinds => "no keys are configured for both identity tokens and assertions",

@@ -142,6 +142,14 @@ impl KeyRing {
         self.keysets.values().any(|keyset| keyset.closed.is_some())
     }
 
+    /// Why the first closed keyset is closed; `None` if all are open.
+    pub(crate) fn closed_reason(&self) -> Option<String> {
+        let keysets = self.keysets.values();
+        keysets
+            .into_iter()
+            .find_map(|keyset| Some(format!("a key of keysets.{} {}", keyset.name, keyset.closed.as_ref()?)))
+    }
+
     /// Whether the same keysets are closed in both.
     pub(crate) fn closes_the_same(&self, other: &Self) -> bool {
         let closed = |ring: &Self| -> Vec<Name> {

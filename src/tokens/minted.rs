@@ -35,7 +35,7 @@ impl MintedToken {
 pub enum MintError {
     #[error("no key of the keyset signs yet")]
     NoSigningKey { seconds_until_next: Option<i64> },
-    #[error("the store that seals the keyset's keys hasn't answered since the start")]
+    #[error("the store that seals the keyset's keys hasn't answered yet")]
     KeysetClosed,
     #[error("more signatures are waiting than the service can make in time")]
     Overloaded,

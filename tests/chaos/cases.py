@@ -299,6 +299,16 @@ ROWS = [
     (118, "a stolen API key of a caller that must prove its users", "0 tokens for a thousand subjects",
      rust("issuers::subjects::a_stolen_api_key_names_none_of_a_thousand_subjects", "issuers::subjects::the_subject_is_the_one_of_the_token_at_every_endpoint")),
     (119, "an issuer rotates under load", "0 refused good tokens", other("make interop: OpenBao rotates its key", "tests/interop/test_issuers.py")),
+    (120, "the store of sealed keys is away at the start", "not ready, with the reason; no incomplete JWKS; ready by itself in 30 s",
+     rust("sealed_keys::a_store_that_is_away_at_the_start_is_asked_again_until_it_answers", "sealed_keys::another_keyset_is_rotated_while_one_is_closed")),
+    (121, "it is away at a reload", "the keys in memory stay; the new key is taken over later",
+     rust("sealed_keys::a_store_that_is_away_at_a_reload_costs_no_key_in_memory", "sealed_keys::other_changes_are_taken_over_while_the_store_is_away")),
+    (122, "it is sealed, slow, throttled, broken, or redirects; the token is revoked; the answer is garbage", "named; ends without a restart",
+     rust("sealed_keys::each_trouble_of_a_store_at_the_start_is_named_and_ends_without_a_restart", "sealed_keys::a_store_that_does_not_answer_is_asked_once_in_a_load")),
+    (123, "a sealed key that was moved, changed, or mixed with another", "refused by name",
+     rust("sealed_keys::a_sealed_key_opens_under_its_own_name_and_unchanged_only", "sealed_keys::a_sealed_key_of_another_keyset_is_refused_by_name")),
+    (124, "a key that can't be sealed", "nothing is written, nothing is removed",
+     rust("sealed_keys::a_key_that_can_not_be_sealed_is_not_written", "sealed_keys::a_running_service_takes_over_the_sealed_key_before_the_plain_one_is_removed")),
 ]
 
 CASES = [Case(number, fault, right, shown_by) for number, fault, right, *shown_by in ROWS]

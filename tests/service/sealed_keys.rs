@@ -310,6 +310,31 @@ fn a_store_that_does_not_answer_is_asked_once_in_a_load() {
     assert!(checked.stderr.contains("doesn't answer"), "{}", checked.stderr);
 }
 
+/// Otherwise an incomplete set of keys would be printed, or deployed to Salesforce.
+#[test]
+fn commands_that_need_the_keys_fail_while_the_store_is_away() {
+    let vault = FakeVault::start();
+    let workspace = workspace(&vault);
+    vault.has(Trouble::Sealed);
+    let reason = "a key of keysets.web isn't opened: store `vault` doesn't answer: Vault is sealed";
+    for command in [
+        &["jwks"][..],
+        &["jwk", "WebAppKey1"],
+        &["salesforce-metadata", "--out", "project"],
+        &["sandbox", "--listen", "127.0.0.1:0"],
+    ] {
+        let ran = workspace.run(command);
+        assert_eq!((ran.code(), ran.stdout.as_str()), (1, ""), "{command:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(reason), "{command:?}: {}", ran.stderr);
+    }
+    assert!(!workspace.path("project").exists());
+    let minted = workspace.run(&["mint", "identity.web", "--sub", "user-1"]);
+    assert!(minted.code() == 1 && minted.stderr.contains("hasn't answered"), "{}", minted.stderr);
+    let listed = workspace.run(&["keys", "list"]);
+    assert!(listed.code() == 0 && listed.stderr.contains(reason), "{}", listed.stderr);
+    assert!(listed.stdout.contains("CrmKey1") && !listed.stdout.contains("WebAppKey1"), "{}", listed.stdout);
+}
+
 #[tokio::test]
 async fn new_keys_of_a_sealed_keyset_are_sealed() {
     let vault = FakeVault::start();

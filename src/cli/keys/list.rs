@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{CliContext, CliError, print_table};
 use crate::cli::admin_client::{AdminClient, KeyMetrics};
-use crate::cli::{MAX_LINE_WIDTH, print_json, print_line};
+use crate::cli::{MAX_LINE_WIDTH, print_json, print_line, print_stderr};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name, ProfileName};
 use crate::keys::{KeyState, KeyValidity, Keyset, KeysetKey};
@@ -54,6 +54,9 @@ impl ListKeysCommand {
         let now = context.clock_and_rng.clock.now();
         let key_metrics = AdminClient::find(context, &[])?.key_metrics();
         let listed = key_rows(&loaded, key_metrics.as_ref(), now);
+        if let Some(reason) = loaded.ring.closed_reason() {
+            print_stderr(&format!("warning: {reason}. The keys of this keyset aren't listed"));
+        }
         if self.json {
             print_json(&listed);
             return Ok(());

@@ -41,6 +41,18 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         run: keys::key_file_mode,
     },
     CheckSpec {
+        id: "sealed-keys",
+        title: "The store opens the sealed keys of each keyset",
+        symptom: "503 `temporarily_unavailable` for every token after a start, and `/readyz` says `keys are sealed`",
+        question: "Does the store of `sealed_by` answer, and does it open each KID.key.sealed?",
+        fix: "unseal or start the store, or renew tokenmint's token or policy there: docs/operate/runbooks.md, \"A store of keys is \
+              away\", has the cause of each reason",
+        source: Own,
+        online: false,
+        requires: Requirement::SealedKeysets,
+        run: keys::sealed_keys,
+    },
+    CheckSpec {
         id: "signing-key",
         title: "Each keyset has a key that signs now",
         symptom: "503 `temporarily_unavailable` for every token",

@@ -59,6 +59,7 @@ const CODES_OF_OTHER_CHECKS: &[WarningCode] = &[
     WarningCode::NoKeySigns,
     WarningCode::OneKeyForTwoKinds,
     WarningCode::ScrtUrl,
+    WarningCode::StoreUnavailable,
     WarningCode::TokenUrl,
 ];
 

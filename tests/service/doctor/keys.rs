@@ -9,6 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{CustomExtension, KeyPair};
 
+use crate::fake_vault::{FakeVault, SEAL_KEY, TOKEN, Trouble};
+
 use super::{Given, certificate, certificate_of, chain, good_certificate, pem_of, token};
 use crate::sandbox::{PAIRS, Pair, sign};
 
@@ -26,6 +28,21 @@ fn open_key() -> Given {
     let given = Given::nothing().file("Key1.key", &PAIRS[0].pem);
     fs::set_permissions(given.workspace.path("Key1.key"), Permissions::from_mode(0o644))
         .expect("a file of ours");
+    given
+}
+
+/// A keyset whose store was sealed after its key.
+fn sealed_keyset() -> Given {
+    let vault = FakeVault::start();
+    let store = format!(
+        "directory = \"keys/identity\"\nsealed_by = \"vault\"\nseal_key = \"{SEAL_KEY}\"\n\
+         [stores.vault]\nkind = \"vault\"\naddress = \"{}\"\ntoken_file = \"vault-token\"",
+        vault.address
+    );
+    let given = Given::configured(&[("directory = \"keys/identity\"", &store)]);
+    given.workspace.write_key("vault-token", TOKEN);
+    given.workspace.run(&["keys", "seal", "Key1", "--keyset", "web"]).ok();
+    vault.has(Trouble::Sealed);
     given
 }
 
@@ -167,6 +184,7 @@ faults! {
             let padding = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![4; 4_000]);
             params.custom_extensions.push(padding);
         })));
+    a_store_that_is_sealed: "sealed-keys", fail, "store `vault` doesn't answer: Vault is sealed", sealed_keyset();
     a_keyset_in_which_no_key_signs_yet: "signing-key", fail, "no key signs now",
         {
             let given = Given::configured(&[]);

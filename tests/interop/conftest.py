@@ -50,10 +50,10 @@ def run_service():
     """Starts a service for a deployment. All are stopped at the end, and must stop well."""
     running = []
 
-    def start(deployment):
+    def start(deployment, probe="/readyz"):
         service = Service(str(pathlib.Path(os.environ["TOKENMINT_BIN"]).resolve()), deployment)
         running.append(service)
-        return service.start()
+        return service.start(probe)
 
     yield start
     try:

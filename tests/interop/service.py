@@ -202,7 +202,8 @@ class Service:
         self.log = deployment.folder / "tokenmint.log"
         self.process = None
 
-    def start(self):
+    def start(self, probe="/readyz"):
+        """Returns once the path `probe` answers 200."""
         with self.log.open("ab") as log:
             command = [self.binary, "serve", "--config", str(self.deployment.config)]
             # Not in the configuration's folder: its relative paths are relative to the file, not to where we are.
@@ -210,18 +211,18 @@ class Service:
                 command, cwd="/", env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         patience = time.monotonic() + 20
-        while not self._ready():
+        while not self.answers(probe):
             code = self.process.poll()
             if code is not None or time.monotonic() > patience:
                 self.kill()
-                why = "was not ready after 20 s" if code is None else f"ended with exit code {code}"
+                why = f"did not answer {probe} with 200 after 20 s" if code is None else f"ended with exit code {code}"
                 raise AssertionError(f"`tokenmint serve` {why}. Its last words:\n{self.log_tail()}")
             time.sleep(0.05)
         return self
 
-    def _ready(self):
+    def answers(self, path):
         try:
-            return requests.get(f"{self.url}/readyz", timeout=2).status_code == 200
+            return requests.get(self.url + path, timeout=2).status_code == 200
         except requests.ConnectionError:
             return False
 

@@ -322,7 +322,7 @@ fn build_state(
         Audit::new(&key, required)
     };
     let batch = start_batch_signing(library, &randomness, &metrics);
-    metrics.config_current.set(1);
+    metrics.config_current.set(i64::from(ring.unopened_keys().next().is_none()));
     metrics.config_loaded_at.set(now.seconds());
     let issuers = Arc::new(Issuers::new(config, issuer_keys, &clock, &metrics, None));
     let snapshot = build_snapshot(config.clone(), ring, issuers, &metrics, now, None);

@@ -27,7 +27,7 @@ use crate::clock::Randomness;
 use crate::config::{Config, Environment, InvalidConfig, KeyId, Name, Problem};
 use crate::issuers::Issuers;
 use crate::jwks::ALL_KEYSETS;
-use crate::keys::KeyState;
+use crate::keys::{KeyRing, KeyState};
 use crate::metrics::LabelValues;
 
 /// The usual pause between two checks of the files, and the shortest.
@@ -41,8 +41,9 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after a rejected reload it is tried again although no file has changed: a date may have come, or the clock may have
 /// been corrected.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// The pause after the first failed attempt to open a closed keyset, and the longest pause. Each is at least half as long, at random.
-const FIRST_OPEN_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after the first attempt to open a sealed key, doubled after each further one, and the longest pause. At random, a pause is
+/// up to half as long.
+const FIRST_OPEN_PAUSE: Duration = Duration::from_secs(2);
 const MAX_OPEN_PAUSE: Duration = Duration::from_secs(20);
 /// The pause after a reload by signal.
 const MIN_RELOAD_INTERVAL: Duration = Duration::from_millis(200);
@@ -87,21 +88,23 @@ pub struct Reloader {
     last_problems: Vec<Problem>,
     /// The monotonic time of the last reload.
     last_attempt: Duration,
-    /// The attempts to open closed keysets.
     open_attempts: OpenAttempts,
 }
 
-/// The attempts to open closed keysets, with backoff and jitter: many replicas must not ask a store again at the same moment.
+/// The attempts to open sealed keys that a store couldn't open, with backoff and jitter: many replicas must not ask a store again at the same
+/// moment.
 struct OpenAttempts {
-    failed: u32,
+    /// The number since all keys were open.
+    count: u32,
     /// The monotonic time from which on the next one is due.
     due_at: Duration,
 }
 
 impl OpenAttempts {
-    fn record_failure(&mut self, now: Duration, randomness: &dyn Randomness) {
-        self.failed = self.failed.saturating_add(1);
-        let pause = FIRST_OPEN_PAUSE.saturating_mul(1 << self.failed.min(8)).min(MAX_OPEN_PAUSE);
+    /// Records an attempt, whatever its outcome.
+    fn record(&mut self, now: Duration, randomness: &dyn Randomness) {
+        self.count = self.count.saturating_add(1);
+        let pause = FIRST_OPEN_PAUSE.saturating_mul(1 << (self.count - 1).min(8)).min(MAX_OPEN_PAUSE);
         // Without randomness, half of the pause.
         let mut random = [0];
         let _ = randomness.fill(&mut random);
@@ -114,8 +117,8 @@ enum ReloadError {
     /// The files changed while they were read, or a key was retired meanwhile.
     FilesChanging,
     Rejected(Vec<Problem>),
-    /// The stores that seal keys haven't answered, and nothing else has changed.
-    StillClosed,
+    /// No store has opened another key, and nothing else has changed.
+    StillUnopened,
 }
 
 /// Why the files are loaded again.
@@ -127,8 +130,8 @@ enum ReloadReason {
     Change,
     /// Time has passed: the clock was set back to a time for which a key is missing, or a rejected reload is due for a retry.
     Clock,
-    /// A keyset is closed, and its store may answer now.
-    Closed,
+    /// A sealed key isn't open, and its store may open it now.
+    Unopened,
 }
 
 impl Reloader {
@@ -138,7 +141,7 @@ impl Reloader {
             target,
             last_problems: Vec::new(),
             last_attempt: Duration::ZERO,
-            open_attempts: OpenAttempts { failed: 0, due_at: Duration::ZERO },
+            open_attempts: OpenAttempts { count: 0, due_at: Duration::ZERO },
         }
     }
 
@@ -204,7 +207,7 @@ impl Reloader {
         state.metrics.config_looked_at.set(state.clock.now().seconds());
         // While files change, there is no result to report.
         if is_stable {
-            let problems = self.last_problems.clone();
+            let problems = [self.last_problems.clone(), self.unopened_problems()].concat();
             let in_force = problems.is_empty();
             state.last_reload_check.store(Arc::new(ReloadReport {
                 began_at: Some(began_at),
@@ -228,7 +231,14 @@ impl Reloader {
         if ring.lacks_valid_key(state.clock.now()) || may_be_right {
             return Some(ReloadReason::Clock);
         }
-        (ring.has_closed_keyset() && monotonic >= self.open_attempts.due_at).then_some(ReloadReason::Closed)
+        (ring.unopened_keys().next().is_some() && monotonic >= self.open_attempts.due_at)
+            .then_some(ReloadReason::Unopened)
+    }
+
+    /// The problems of sealed keys that a store couldn't open in the last load. The rest of the files is in force.
+    fn unopened_problems(&self) -> Vec<Problem> {
+        let snapshot = self.target.state.snapshot.load();
+        snapshot.ring.unopened_keys().map(|unopened| unopened.problem.clone()).collect()
     }
 
     /// Reloads now. If the reload is rejected, the configuration in force stays.
@@ -240,7 +250,12 @@ impl Reloader {
     /// a key was retired meanwhile.
     fn reload_for(&mut self, reason: ReloadReason) -> bool {
         let state = self.target.state.clone();
-        self.last_attempt = state.clock.monotonic();
+        let now = state.clock.monotonic();
+        if reason == ReloadReason::Unopened {
+            self.open_attempts.record(now, &*state.randomness);
+        } else {
+            self.last_attempt = now;
+        }
         // Retirements take effect first, even if the rest is rejected.
         retirement_watcher::apply_now(&state);
         let metrics = &state.metrics;
@@ -248,11 +263,11 @@ impl Reloader {
             Ok(()) => {
                 self.last_problems = Vec::new();
                 metrics.config_reloads.inc();
-                metrics.config_current.set(1);
+                metrics.config_current.set(i64::from(self.unopened_problems().is_empty()));
                 metrics.config_loaded_at.set(state.clock.now().seconds());
                 true
             }
-            Err(ReloadError::StillClosed) => true,
+            Err(ReloadError::StillUnopened) => true,
             // The next check sees a changed fingerprint and tries again.
             Err(ReloadError::FilesChanging) => {
                 tracing::debug!("the files change while they are read");
@@ -260,7 +275,7 @@ impl Reloader {
             }
             Err(ReloadError::Rejected(problems)) => {
                 // Retries by the clock are not logged and counted again.
-                let is_retry = matches!(reason, ReloadReason::Clock | ReloadReason::Closed);
+                let is_retry = matches!(reason, ReloadReason::Clock | ReloadReason::Unopened);
                 if !is_retry || self.last_problems.is_empty() {
                     metrics.config_reload_failures.inc();
                     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -283,14 +298,13 @@ impl Reloader {
             let base = self.target.state.snapshot.load_full();
             let (files, built) = self.read(&base);
             if files == self.target.files && files.fingerprint() == before {
+                let is_same_version = self.target.fingerprint == before;
                 self.target.fingerprint = before;
                 let loaded = built.map_err(ReloadError::Rejected)?;
-                if loaded.ring.has_closed_keyset() {
-                    let state = &self.target.state;
-                    self.open_attempts.record_failure(state.clock.monotonic(), &*state.randomness);
-                    if reason == ReloadReason::Closed && loaded.ring.closes_the_same(&base.ring) {
-                        return Err(ReloadError::StillClosed);
-                    }
+                let is_unchanged = is_same_version && self.last_problems.is_empty();
+                if reason == ReloadReason::Unopened && is_unchanged && has_same_keys(&loaded.ring, &base.ring)
+                {
+                    return Err(ReloadError::StillUnopened);
                 }
                 if self.activate(&base, loaded) {
                     return Ok(());
@@ -363,6 +377,18 @@ impl Reloader {
         );
         true
     }
+}
+
+/// Whether the stores opened the same keys in both loads, and failed for the same reasons.
+fn has_same_keys(loaded: &KeyRing, base: &KeyRing) -> bool {
+    let problems =
+        |ring: &KeyRing| ring.unopened_keys().map(|unopened| unopened.problem.clone()).collect::<Vec<_>>();
+    let kids = |ring: &KeyRing| {
+        let keys = ring.keys().map(|(_, key)| key);
+        let opened = ring.unopened_keys().flat_map(|unopened| &unopened.opened);
+        keys.chain(opened).map(|key| key.kid.clone()).collect::<Vec<_>>()
+    };
+    problems(loaded) == problems(base) && kids(loaded) == kids(base)
 }
 
 /// Replaces `base` by `new` with a compare-and-swap, and revokes the keys that only `base` has, unless their publication has

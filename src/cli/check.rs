@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::admin_client::{AdminClient, QueryError, ReloadStatusReply};
 use super::{CliContext, CliError, is_same_folder, keyset_directories, print_json, print_line, print_stderr};
-use crate::app;
 use crate::app::discovery::RunningService;
+use crate::app::{self, LoadedConfig};
 use crate::config::Config;
 use crate::doctor::escape_invisible;
 
@@ -35,9 +35,24 @@ pub(super) struct CheckCommand {
     json: bool,
 }
 
+/// Rejects keys that no store opens until something is changed. A store that doesn't answer is only a warning.
+fn reject_unopened_keys(loaded: LoadedConfig) -> Result<LoadedConfig, CliError> {
+    let rejected: Vec<_> = loaded
+        .ring
+        .unopened_keys()
+        .filter(|unopened| !unopened.is_transient)
+        .map(|unopened| unopened.problem.clone())
+        .collect();
+    if rejected.is_empty() {
+        return Ok(loaded);
+    }
+    let other_warnings = loaded.warnings().filter(|warning| !rejected.contains(warning)).cloned().collect();
+    Err(CliError::Configuration { problems: rejected, warnings: other_warnings })
+}
+
 impl CheckCommand {
     pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
-        let loaded = match context.load() {
+        let loaded = match context.load().and_then(reject_unopened_keys) {
             Err(CliError::Configuration { problems, warnings }) if self.json => {
                 print_json(&json!({"ok": false, "problems": problems, "warnings": warnings}));
                 return Err(CliError::Configuration { problems, warnings });

@@ -16,6 +16,15 @@ pub(crate) enum StoreKind {
     Vault(VaultConfig),
 }
 
+impl StoreConfig {
+    /// Whether a session begins with a request.
+    pub(crate) const fn needs_login(&self) -> bool {
+        match &self.kind {
+            StoreKind::Vault(vault) => matches!(vault.login, VaultLogin::Jwt { .. }),
+        }
+    }
+}
+
 impl StoreKind {
     /// The value of `kind`.
     pub(crate) const fn as_str(&self) -> &'static str {

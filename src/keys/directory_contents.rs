@@ -24,7 +24,11 @@ impl KeyFile {
     /// The file of a key in `directory`. The sealed one counts, if there are both.
     pub(crate) fn of(directory: &Path, kid: &KeyId) -> Self {
         let sealed = directory.join(format!("{kid}.{SEALED_EXTENSION}"));
-        if sealed.exists() { Self::Sealed(sealed) } else { Self::Plain(directory.join(format!("{kid}.key"))) }
+        if sealed.try_exists().unwrap_or(true) {
+            Self::Sealed(sealed)
+        } else {
+            Self::Plain(directory.join(format!("{kid}.key")))
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -68,9 +72,9 @@ impl DirectoryContents {
             if name.starts_with('.') {
                 continue;
             }
-            let is_sealed = name.strip_suffix(SEALED_EXTENSION).and_then(|name| name.strip_suffix('.'));
-            if let Some(kid) = is_sealed.or_else(|| name.strip_suffix(".key")) {
-                match (KeyId::parse(kid), is_sealed) {
+            let sealed_kid = name.strip_suffix(SEALED_EXTENSION).and_then(|name| name.strip_suffix('.'));
+            if let Some(kid) = sealed_kid.or_else(|| name.strip_suffix(".key")) {
+                match (KeyId::parse(kid), sealed_kid) {
                     (Ok(kid), Some(_)) => _ = sealed.insert(kid, KeyFile::Sealed(path)),
                     (Ok(kid), None) => _ = contents.keys.insert(kid, KeyFile::Plain(path)),
                     (Err(message), _) => contents.misnamed.push((path, message)),
@@ -86,6 +90,7 @@ impl DirectoryContents {
                 contents.plain_beside_sealed.insert(kid, plain);
             }
         }
+        contents.misnamed.sort();
         contents.ignored.sort();
         Ok(contents)
     }

@@ -13,7 +13,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::directory_contents::{DirectoryContents, KeyFile};
 use super::publication_history::{ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset};
-use super::ring::DerivedCertificateCache;
+use super::ring::{DerivedCertificateCache, UnopenedKey};
 use super::schedule::{self, EntryOrigins, Schedule};
 use super::sealed_key::SealedKey;
 use super::{
@@ -90,7 +90,7 @@ fn published_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> 
         gone: keyset.gone.iter().collect(),
     };
     // A closed keyset shows nothing, and opens like a new one.
-    keysets.into_iter().filter(|keyset| keyset.closed.is_none()).map(keyset).collect()
+    keysets.into_iter().filter(|keyset| !keyset.is_closed()).map(keyset).collect()
 }
 
 /// The usual quirks of a key in an environment variable: many tools can't put line breaks into variables.
@@ -108,8 +108,8 @@ struct Loader<'a> {
     /// [`PublicationHistory`] has those that it has published.
     retired: BTreeMap<ModulusHash, KeyId>,
     unsealer: Unsealer<'a>,
-    /// Why the keyset that is being loaded is closed.
-    closed: Option<String>,
+    /// The sealed key of the keyset that is being loaded that its store couldn't open.
+    unopened: Option<UnopenedKey>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
@@ -133,15 +133,18 @@ impl LoadedKey {
 
 impl<'a> Loader<'a> {
     fn new(now: UnixTime, previous: Option<&'a KeyRing>, metrics: &'a Metrics) -> Self {
-        let keys = previous.into_iter().flat_map(KeyRing::keys);
-        let opened = keys.map(|(_, key)| (key.source, key)).collect();
+        let keysets = previous.into_iter().flat_map(|ring| ring.keysets.values());
+        let keys = keysets.flat_map(|keyset| {
+            keyset.keys.iter().chain(keyset.unopened.iter().flat_map(|unopened| &unopened.opened))
+        });
+        let opened = keys.map(|key| (key.source, key)).collect();
         Self {
             now,
             opened,
             previous,
             retired: BTreeMap::new(),
             unsealer: Unsealer::new(metrics),
-            closed: None,
+            unopened: None,
             problems: Vec::new(),
             warnings: Vec::new(),
         }
@@ -171,10 +174,7 @@ impl<'a> Loader<'a> {
         };
         let rules = rotation_rules(keyset);
         let validities = rules.validities(&schedule.entries, self.now);
-        let closed = self.closed.take();
-        if closed.is_some() {
-            found.clear();
-        }
+        let unopened = self.unopened.take();
         let mut keys = Vec::new();
         let mut gone = Vec::new();
         for validity in validities {
@@ -204,10 +204,10 @@ impl<'a> Loader<'a> {
             gone,
             rules,
             used_by: keyset.used_by.clone(),
-            closed,
+            unopened,
         };
-        if keyset.closed.is_some() {
-            return Some(keyset);
+        if keyset.unopened.is_some() {
+            return Some(self.with_previous_keys(keyset));
         }
         self.warnings.extend(keyset_checks::early_signing_warnings(&field, &keyset, self.now));
         if keyset.signing_position(self.now).is_none() {
@@ -259,31 +259,51 @@ impl<'a> Loader<'a> {
         };
         let sealed = self.ok_or_record(field, &origin, SealedKey::read(path))?;
         let context = SealContext { keyset: &keyset.name, kid };
+        self.ok_or_record(field, &origin, sealed.check_names(context, seal))?;
         let source = sealed.fingerprint(context);
         if let Some(known) = self.opened_key(source) {
             return Some(known);
         }
         match sealed.open(context, seal, &mut self.unsealer) {
             Ok(private) => Some(LoadedKey::new(private, source)),
-            Err(error) if error.is_transient() && self.may_be_closed(&keyset.name) => {
-                let message = format!("{error}. Until the store answers, the keyset has no key");
-                if self.closed.is_none() {
-                    let warning = Problem::warning(WarningCode::StoreUnavailable, field, &origin, &message);
-                    self.warnings.push(warning);
-                    self.closed = Some(error.to_string());
-                }
-                None
-            }
             Err(error) => {
-                self.problems.push(Problem::new(field, origin, error.to_string()));
+                let (message, store_is_transient) = (error.to_string(), error.store_is_transient());
+                let Some(is_transient) = store_is_transient.filter(|_| self.may_be_unopened(&keyset.name))
+                else {
+                    self.problems.push(Problem::new(field, origin, message));
+                    return None;
+                };
+                if self.unopened.is_none() {
+                    let problem = Problem::warning(
+                        WarningCode::StoreUnavailable,
+                        field,
+                        &origin,
+                        format!("isn't opened: {message}"),
+                    );
+                    self.warnings.push(problem.clone());
+                    self.unopened = Some(UnopenedKey { problem, is_transient, opened: Vec::new() });
+                }
                 None
             }
         }
     }
 
-    /// Whether the keyset may be without its keys for now: it must not lose the keys that are in memory.
-    fn may_be_closed(&self, name: &Name) -> bool {
-        self.previous.is_none_or(|ring| ring.keysets.get(name).is_some_and(|keyset| keyset.closed.is_some()))
+    /// Whether a key of the keyset may stay unopened. A reload must not add a keyset without keys, because the service would become unready.
+    fn may_be_unopened(&self, name: &Name) -> bool {
+        self.previous.is_none_or(|ring| ring.keysets.contains_key(name))
+    }
+
+    /// Returns a keyset of which a key couldn't be opened with the keys of the previous load, or without any.
+    fn with_previous_keys(&self, keyset: Keyset) -> Keyset {
+        let Keyset { keys: opened, unopened, .. } = keyset;
+        let unopened = unopened.map(|unopened| UnopenedKey { opened, ..unopened });
+        let previous = self.previous.and_then(|ring| ring.keysets.get(&keyset.name));
+        match previous.filter(|previous| !previous.keys.is_empty()) {
+            Some(previous) => {
+                Keyset { keys: previous.keys.clone(), gone: previous.gone.clone(), unopened, ..keyset }
+            }
+            None => Keyset { keys: Vec::new(), unopened, ..keyset },
+        }
     }
 
     /// The key of the previous ring that was read from this source.
@@ -384,7 +404,7 @@ impl<'a> Loader<'a> {
             }
         }
         for path in contents.plain_beside_sealed.values() {
-            let message = "lies in the clear beside its sealed form, which is used: remove it";
+            let message = "lies in the clear beside its sealed form: `tokenmint keys seal KID` compares both, and removes it";
             self.warnings.push(Problem::warning(WarningCode::UnsealedKey, field, path.display(), message));
         }
         for path in &contents.ignored {

@@ -3,8 +3,8 @@
 //!
 //! - The state `Retiring` is the normal end of a key, after its time of signing. A *retired* key was revoked at once.
 //! - Every key in a ring has passed the strength checks and a test signature.
-//! - A sealed key is opened by a store at load. If the store doesn't answer at the start, its keyset is *closed*: it has no keys until the
-//!   store answers. A reload never closes a keyset.
+//! - A sealed key is opened by a store at load. If the store can't open it at the start, its keyset is *closed*: it has no keys until the
+//!   store opens it. In a reload, the keyset keeps the keys of the previous load until then.
 //! - Key ids are unique among the ring's keys and the retired keys of its schedules.
 //! - A ring's keys and dates never change; a reload builds another ring. `retirement` also builds a new ring, from the ring
 //!   in force and `keyset.toml` alone.

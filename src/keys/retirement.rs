@@ -70,7 +70,7 @@ impl Keyset {
             gone: Vec::new(),
             name: self.name.clone(),
             used_by: self.used_by.clone(),
-            closed: self.closed.clone(),
+            unopened: self.unopened.clone(),
             ..*self
         };
         for validity in validities {

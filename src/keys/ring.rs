@@ -30,9 +30,18 @@ pub struct Keyset {
     pub(crate) gone: Vec<KeyValidity>,
     pub(crate) rules: RotationRules,
     pub(crate) used_by: Vec<ProfileName>,
-    /// Why the keyset is closed: the store that seals its keys hasn't answered since the start. It then has no keys, and isn't published:
-    /// a JWKS without them would make verifiers reject the tokens of other replicas.
-    pub(crate) closed: Option<String>,
+    /// The sealed key that its store couldn't open, if there is one. Then `keys` has the keys of the previous load, or none.
+    pub(crate) unopened: Option<UnopenedKey>,
+}
+
+/// A sealed key that its store couldn't open.
+#[derive(Clone)]
+pub(crate) struct UnopenedKey {
+    pub(crate) problem: Problem,
+    /// Whether the store may open it later, without a change here.
+    pub(crate) is_transient: bool,
+    /// The other keys of the keyset that were opened, for the next attempt.
+    pub(crate) opened: Vec<KeysetKey>,
 }
 
 /// A key of a keyset, opened.
@@ -57,6 +66,12 @@ pub(super) struct DerivedCertificateCache(Mutex<BTreeMap<i32, KeyCertificate>>);
 const CERTIFICATE_LEAD: Duration = Duration::from_hours(24);
 
 impl Keyset {
+    /// Whether it has no keys because a store hasn't opened one since the start. It isn't published then: a JWKS without its keys would
+    /// make verifiers reject the tokens of other replicas.
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.unopened.is_some() && self.keys.is_empty()
+    }
+
     /// The position of the key that signs at `now`; `None` if none does.
     ///
     /// If the clock was set back into the signing period of a key that is no longer open, the first open key signs. Verifiers
@@ -138,28 +153,19 @@ impl KeyRing {
         self.keys().for_each(|(_, key)| key.prepare(now));
     }
 
-    pub(crate) fn has_closed_keyset(&self) -> bool {
-        self.keysets.values().any(|keyset| keyset.closed.is_some())
+    /// The sealed keys that a store couldn't open.
+    pub(crate) fn unopened_keys(&self) -> impl Iterator<Item = &UnopenedKey> {
+        self.keysets.values().filter_map(|keyset| keyset.unopened.as_ref())
     }
 
-    /// Why the first closed keyset is closed; `None` if all are open.
+    /// Why the first closed keyset is closed; `None` if none is.
     pub(crate) fn closed_reason(&self) -> Option<String> {
-        let keysets = self.keysets.values();
-        keysets
-            .into_iter()
-            .find_map(|keyset| Some(format!("a key of keysets.{} {}", keyset.name, keyset.closed.as_ref()?)))
+        let closed = self.keysets.values().find(|keyset| keyset.is_closed())?;
+        let reason = &closed.unopened.as_ref()?.problem.message;
+        Some(format!("a key of keysets.{} {reason}", closed.name))
     }
 
-    /// Whether the same keysets are closed in both.
-    pub(crate) fn closes_the_same(&self, other: &Self) -> bool {
-        let closed = |ring: &Self| -> Vec<Name> {
-            let keysets = ring.keysets.values().filter(|keyset| keyset.closed.is_some());
-            keysets.map(|keyset| keyset.name.clone()).collect()
-        };
-        closed(self) == closed(other)
-    }
-
-    /// Whether an unopened key is valid at `now`, because the clock was set back.
+    /// Whether a key that was gone at load is valid at `now`, because the clock was set back.
     pub(crate) fn lacks_valid_key(&self, now: UnixTime) -> bool {
         let mut gone = self.keysets.values().flat_map(|keyset| &keyset.gone);
         gone.any(|validity| validity.state(now) != KeyState::Gone)

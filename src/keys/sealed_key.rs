@@ -62,7 +62,7 @@ pub(crate) enum SealedKeyError {
         "is sealed with the key `{seal_key}` of a store of kind `{store}`: set `sealed_by` and `seal_key` so"
     )]
     OtherSeal { store: String, seal_key: String },
-    #[error("isn't opened: store `{store}` {error}")]
+    #[error("store `{store}` {error}")]
     Store { store: Name, error: StoreError },
     #[error("holds another key than it says: restore it, or seal the key again")]
     OtherKey,
@@ -79,9 +79,12 @@ pub(crate) enum SealedKeyError {
 }
 
 impl SealedKeyError {
-    /// Whether the same attempt may succeed later, without a change here.
-    pub(crate) const fn is_transient(&self) -> bool {
-        matches!(self, Self::Store { error, .. } if error.is_transient())
+    /// Whether the store is the cause: `Some(true)` if the same attempt may succeed later, without a change here.
+    pub(crate) const fn store_is_transient(&self) -> Option<bool> {
+        match self {
+            Self::Store { error, .. } => Some(error.is_transient()),
+            _ => None,
+        }
     }
 }
 
@@ -159,12 +162,15 @@ impl SealedKey {
         if private.public.n == self.n { Ok(private) } else { Err(SealedKeyError::OtherKey) }
     }
 
-    fn open_data_key(
+    /// Whether it is the key of that keyset and key id, by its own words, and sealed as `seal` says.
+    ///
+    /// # Errors
+    /// It is sealed for another key or by another store.
+    pub(crate) fn check_names(
         &self,
         context: SealContext<'_>,
         seal: &SealConfig,
-        unsealer: &mut Unsealer<'_>,
-    ) -> Result<DataKey, SealedKeyError> {
+    ) -> Result<(), SealedKeyError> {
         let Self { keyset, kid, store, seal_key, .. } = self;
         if keyset != context.keyset.as_str() || kid != context.kid.as_str() {
             return Err(SealedKeyError::Misplaced { keyset: keyset.clone(), kid: kid.clone() });
@@ -172,6 +178,16 @@ impl SealedKey {
         if store != seal.store.kind.as_str() || *seal_key != seal.key {
             return Err(SealedKeyError::OtherSeal { store: store.clone(), seal_key: seal_key.clone() });
         }
+        Ok(())
+    }
+
+    fn open_data_key(
+        &self,
+        context: SealContext<'_>,
+        seal: &SealConfig,
+        unsealer: &mut Unsealer<'_>,
+    ) -> Result<DataKey, SealedKeyError> {
+        self.check_names(context, seal)?;
         unsealer.unseal(seal, &self.data_key, context).map_err(|error| store_error(seal, error))
     }
 

@@ -26,9 +26,8 @@ impl StoreError {
     /// Whether the same attempt may succeed later, without a change here.
     pub(crate) const fn is_transient(&self) -> bool {
         match self {
-            // A file may be on its way, for example one that an agent writes.
-            Self::Unavailable(_) | Self::Denied(_) | Self::File { .. } => true,
-            Self::NotFound(_) | Self::NotOpened(_) => false,
+            Self::Unavailable(_) | Self::Denied(_) => true,
+            Self::NotFound(_) | Self::NotOpened(_) | Self::File { .. } => false,
         }
     }
 

@@ -3,8 +3,8 @@
 //!
 //! - A data key is bound to a keyset and a key id ([`SealContext`]) by authenticated encryption.
 //! - A store is used at load and by commands, never by a request. Each load logs in anew, so no session is kept.
-//! - [`Unsealer`] opens the keys of one load. After a store didn't answer, the load doesn't ask it again, so that an outage costs one
-//!   timeout, however many keys there are.
+//! - [`Unsealer`] opens the keys of one load. After a store didn't answer, it isn't asked again, so that an outage costs one timeout,
+//!   however many keys there are.
 //!
 //! Each kind of store has a file of its own, and implements the trait of `store`.
 

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::future::Future;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -13,18 +12,25 @@ use super::vault::Vault;
 use crate::config::{Name, SealConfig, StoreConfig, StoreKind};
 use crate::metrics::Metrics;
 
-/// Seals and unseals the data keys of one load or one command.
+/// The time that the requests of one load may take together. A service whose start takes longer is restarted by its platform.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Seals and unseals the data keys of one load or one command. It must not be used on a thread of a runtime.
 pub(crate) struct Unsealer<'a> {
     metrics: &'a Metrics,
     /// Made with the first request.
     runtime: Option<Runtime>,
-    /// Each store that was asked: logged in, or why it can't be used. So a store that is down is asked once.
-    stores: BTreeMap<Name, Result<Box<dyn Store>, StoreError>>,
+    /// When the first request began.
+    began: Option<Instant>,
+    /// The login to each store that was used.
+    sessions: BTreeMap<Name, Result<Box<dyn Store>, StoreError>>,
+    /// The stores that didn't answer. They aren't asked again.
+    unavailable: BTreeMap<Name, StoreError>,
 }
 
 impl<'a> Unsealer<'a> {
     pub(crate) const fn new(metrics: &'a Metrics) -> Self {
-        Self { metrics, runtime: None, stores: BTreeMap::new() }
+        Self { metrics, runtime: None, began: None, sessions: BTreeMap::new(), unavailable: BTreeMap::new() }
     }
 
     /// Seals a data key.
@@ -40,8 +46,8 @@ impl<'a> Unsealer<'a> {
         let metrics = self.metrics;
         let (runtime, store) = self.store(&seal.store)?;
         let request = store.seal(&seal.key, data_key, context);
-        let result = measured(metrics, &seal.store, "seal", || block_on(runtime, request));
-        self.remember_failure(&seal.store, result)
+        let result = measured(metrics, &seal.store, "seal", || runtime.block_on(request));
+        self.remember_outage(&seal.store, result)
     }
 
     /// Opens a sealed data key.
@@ -57,39 +63,48 @@ impl<'a> Unsealer<'a> {
         let metrics = self.metrics;
         let (runtime, store) = self.store(&seal.store)?;
         let request = store.unseal(&seal.key, sealed, context);
-        let result = measured(metrics, &seal.store, "unseal", || block_on(runtime, request));
-        self.remember_failure(&seal.store, result)
+        let result = measured(metrics, &seal.store, "unseal", || runtime.block_on(request));
+        self.remember_outage(&seal.store, result)
     }
 
     /// Logs in to the store, unless that was done.
     fn store(&mut self, config: &StoreConfig) -> Result<(&Runtime, &dyn Store), StoreError> {
-        let Self { metrics, runtime, stores } = self;
+        let Self { metrics, runtime, began, sessions, unavailable } = self;
+        if let Some(error) = unavailable.get(&config.name) {
+            return Err(error.clone());
+        }
+        if began.get_or_insert_with(Instant::now).elapsed() > LOAD_TIMEOUT {
+            let seconds = LOAD_TIMEOUT.as_secs();
+            return Err(StoreError::Unavailable(format!("all requests together took more than {seconds} s")));
+        }
         let runtime = match runtime {
             Some(runtime) => runtime,
             None => runtime.insert(Builder::new_current_thread().enable_all().build().map_err(|error| {
                 StoreError::Unavailable(format!("no runtime can be made for its requests: {error}"))
             })?),
         };
-        let session = match stores.entry(config.name.clone()) {
+        let session = match sessions.entry(config.name.clone()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => {
-                unknown.insert(measured(metrics, config, "login", || block_on(runtime, connect(config))))
+                let log_in = || runtime.block_on(connect(config));
+                // A token from a file takes no request.
+                let is_request = config.needs_login();
+                let session = if is_request { measured(metrics, config, "login", log_in) } else { log_in() };
+                unknown.insert(session)
             }
         };
         let store = session.as_ref().map_err(Clone::clone)?;
         Ok((runtime, store.as_ref()))
     }
 
-    /// Returns `result`. After a failure that may be over later, the store isn't asked again.
-    fn remember_failure<T>(
+    /// Returns `result`. A store that didn't answer isn't asked again.
+    fn remember_outage<T>(
         &mut self,
         config: &StoreConfig,
         result: Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if let Err(error) = &result
-            && error.is_transient()
-        {
-            self.stores.insert(config.name.clone(), Err(error.clone()));
+        if let Err(error @ StoreError::Unavailable(_)) = &result {
+            self.unavailable.insert(config.name.clone(), error.clone());
         }
         result
     }
@@ -98,8 +113,12 @@ impl<'a> Unsealer<'a> {
 impl Drop for Unsealer<'_> {
     fn drop(&mut self) {
         let Some(runtime) = &self.runtime else { return };
-        for store in self.stores.values().flatten() {
-            block_on(runtime, store.log_out());
+        for (name, session) in &self.sessions {
+            if let Ok(store) = session
+                && !self.unavailable.contains_key(name)
+            {
+                runtime.block_on(store.log_out());
+            }
         }
     }
 }
@@ -112,14 +131,6 @@ async fn connect(config: &StoreConfig) -> Result<Box<dyn Store>, StoreError> {
     match &config.kind {
         StoreKind::Vault(vault) => Ok(Box::new(Vault::log_in(vault).await?)),
     }
-}
-
-/// Runs `request` on a thread of its own: the caller's thread may belong to another runtime, which forbids waiting.
-fn block_on<T: Send>(runtime: &Runtime, request: impl Future<Output = T> + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| runtime.block_on(request));
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 /// Records the outcome and the duration of a request.

@@ -29,7 +29,8 @@ const REQUEST_HEADER: &str = "X-Vault-Request";
 const MAX_TOKEN_BYTES: u64 = 16 << 10;
 /// The largest body of a response, in bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
-/// The most characters of the store's errors in a message.
+/// The most characters of a word of the store's errors in a message, and of all.
+const MAX_ERROR_WORD: usize = 60;
 const MAX_ERROR_CHARS: usize = 200;
 
 /// A session with one store.
@@ -130,7 +131,8 @@ impl Vault {
         }
         let said = listed_errors(&body).unwrap_or_else(|| format!("status {}", status.as_u16()));
         match status {
-            StatusCode::FORBIDDEN => Err(StoreError::Denied(said)),
+            // A path that doesn't exist is forbidden too, for a token whose policy doesn't name it.
+            StatusCode::FORBIDDEN => Err(StoreError::Denied(format!("{said}, at {path}"))),
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Ok(Answer::Failure(status, said)),
             // 503 is a sealed store, 429 a quota, 3xx a standby that doesn't forward requests, 500 a failure of the store.
             _ => Err(StoreError::Unavailable(said)),
@@ -256,15 +258,16 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, StoreError> {
         .map_err(|_| StoreError::Unavailable("its answer isn't one of Vault's".to_owned()))
 }
 
-/// The errors that an answer lists, in one line of visible ASCII, shortened.
+/// The errors that an answer lists, in one line of visible ASCII, shortened. Long words may be secrets, and are left out.
 fn listed_errors(body: &[u8]) -> Option<String> {
     let Errors { errors } = serde_json::from_slice(body).ok()?;
     let all = errors.join("; ").replace(|char: char| !char.is_ascii_graphic(), " ");
-    let words: Vec<&str> = all.split_whitespace().collect();
+    let words: Vec<&str> =
+        all.split_whitespace().map(|word| if word.len() > MAX_ERROR_WORD { "(…)" } else { word }).collect();
     let text = words.join(" ");
     // Some errors are a list of one.
     let mut text = text.strip_prefix("1 error occurred: * ").unwrap_or(&text).to_owned();
-    text.truncate(MAX_ERROR_CHARS);
+    text.truncate(text.floor_char_boundary(MAX_ERROR_CHARS));
     (!text.is_empty()).then_some(text)
 }
 

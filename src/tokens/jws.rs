@@ -52,7 +52,7 @@ impl KeysetSigner {
     }
 
     fn signing_position(&self, now: UnixTime) -> Result<usize, MintError> {
-        if self.keyset.closed.is_some() {
+        if self.keyset.is_closed() {
             return Err(MintError::KeysetClosed);
         }
         self.keyset.signing_position(now).ok_or_else(|| {

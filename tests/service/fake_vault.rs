@@ -30,6 +30,8 @@ pub enum Trouble {
     Sealed,
     /// The token is revoked.
     Denied,
+    /// Its policy forbids to open keys.
+    ForbidsDecrypt,
     Throttled,
     Broken,
     /// It doesn't answer.
@@ -152,7 +154,11 @@ fn members<const N: usize>(body: &[u8], names: [&str; N]) -> [String; N] {
 async fn trouble(fake: &Mutex<Fake>) -> Option<Response> {
     let trouble = lock(fake).trouble;
     Some(match trouble {
-        Trouble::None | Trouble::IgnoresContext | Trouble::OtherText | Trouble::ShortText => {
+        Trouble::None
+        | Trouble::ForbidsDecrypt
+        | Trouble::IgnoresContext
+        | Trouble::OtherText
+        | Trouble::ShortText => {
             return None;
         }
         Trouble::Sealed => refused(503, "Vault is sealed"),
@@ -185,6 +191,9 @@ async fn transit(
     assert_eq!(headers["X-Vault-Request"], "true");
     if headers.get("X-Vault-Token").is_none_or(|token| token != TOKEN) {
         return refused(403, "permission denied");
+    }
+    if lock(&fake).trouble == Trouble::ForbidsDecrypt && operation == "decrypt" {
+        return refused(403, "1 error occurred:\n\t* permission denied\n\n");
     }
     if mount != "transit" {
         return refused(

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::fake_vault::{FakeVault, JWT, ROLE, SEAL_KEY, TOKEN, Trouble};
 use crate::support::{
-    KEYS, Running, Workspace, configuration, eventually, free_port, unverified, user_1, verified,
+    API_KEY, KEYS, Running, Workspace, another_user, configuration, eventually, free_port, sha256_hex,
+    unverified, user_1, verified,
 };
 
 /// The sealed key of the keyset `web`.
@@ -280,6 +281,94 @@ async fn other_changes_are_taken_over_while_the_store_is_away() {
     assert_eq!(vault.asked("decrypt"), asked);
 }
 
+/// The rest of a reload is taken over: a removed API key must not work on because a store is away.
+#[tokio::test]
+async fn a_key_that_is_not_opened_keeps_no_other_change_from_being_taken_over() {
+    let vault = FakeVault::start();
+    let workspace = workspace(&vault);
+    let service = workspace.serve().await;
+    workspace.run(&["keys", "rotate", "--keyset", "web", "--emergency"]).ok();
+    assert_eq!(kid_that_signs(&service).await, "WebAppKey2");
+    drop(service);
+    // The service starts with the first key; the second one comes back while the store is away.
+    let (schedule, second) = ("keys/web/keyset.toml", "keys/web/WebAppKey2.key.sealed");
+    let (all, sealed) = (text(&workspace, schedule), text(&workspace, second));
+    let first = all.split("[[key]]").nth(1).expect("an entry");
+    workspace.write(schedule, &format!("[[key]]{first}"));
+    std::fs::remove_file(workspace.path(second)).expect("a file");
+    let service = workspace.serve().await;
+    assert_eq!(kid_that_signs(&service).await, "WebAppKey1");
+    vault.has(Trouble::Sealed);
+    workspace.write(second, &sealed);
+    workspace.write(schedule, &all);
+    let without_key =
+        text(&workspace, "tokenmint.toml").replace(&sha256_hex(API_KEY), &sha256_hex("another"));
+    workspace.configure(&without_key);
+    eventually("the removed API key is refused", async || {
+        service.post("/identity-token", &another_user()).await.status == 401
+    })
+    .await;
+    let mint =
+        async || service.post_text("/identity-token", "another", another_user().to_string()).await.ok();
+    assert_eq!(mint().await["kid"], "WebAppKey1", "the key in memory goes on");
+    assert!(is_ready(&service).await);
+    let status = service.get("/status").await.json();
+    assert_eq!(status["reload"]["in_force"], false);
+    let problem = status["reload"]["problems"][0]["message"].as_str().expect("a problem").to_owned();
+    assert!(problem.contains("store `vault` doesn't answer: Vault is sealed"), "{problem}");
+    assert!(service.metrics().await.contains("\ntokenmint_config_last_reload_successful 0\n"));
+    vault.has(Trouble::None);
+    eventually("the second key signs", async || mint().await["kid"] == "WebAppKey2").await;
+    eventually("all is in force", async || service.get("/status").await.json()["reload"]["in_force"] == true)
+        .await;
+}
+
+/// The operator follows the reason, so it must be that of now.
+#[tokio::test]
+async fn the_reason_of_a_closed_keyset_is_the_latest() {
+    let vault = FakeVault::start();
+    let workspace = workspace(&vault);
+    vault.has(Trouble::Sealed);
+    let service = workspace.serve().await;
+    for (trouble, reason) in [
+        (Trouble::Sealed, "Vault is sealed"),
+        (Trouble::Denied, "permission denied, at transit/decrypt/seal"),
+        (Trouble::Throttled, "rate limit quota exceeded"),
+    ] {
+        vault.has(trouble);
+        eventually(reason, async || service.get("/readyz").await.text.contains(reason)).await;
+        service.logged(reason).await;
+    }
+    vault.has(Trouble::None);
+    eventually("the keyset opens", async || is_ready(&service).await).await;
+}
+
+/// A proxy or a store may answer anything for a while. A start that ended with it would end other keysets too.
+#[tokio::test]
+async fn no_answer_of_a_store_ends_the_start() {
+    let vault = FakeVault::start();
+    let workspace = workspace(&vault);
+    let right = text(&workspace, "tokenmint.toml");
+    let mount = right.replace("kind = \"vault\"\n", "kind = \"vault\"\nmount = \"other\"\n");
+    let no_token = right.replace("\"vault-token\"", "\"no-token\"");
+    for (configuration, trouble, reason) in [
+        (&right, Trouble::ShortText, "what it holds is no data key"),
+        (&mount, Trouble::None, "no transit secrets engine is mounted at `other`"),
+        (&no_token, Trouble::None, "`token_file` can't be opened"),
+    ] {
+        workspace.configure(configuration);
+        vault.has(trouble);
+        let checked = workspace.run(&["check"]);
+        assert!(checked.code() == 64 && checked.stderr.contains(reason), "{}", checked.stderr);
+        let service = workspace.serve().await;
+        assert!(service.get("/readyz").await.text.contains(reason));
+        assert!(service.post("/oauth-assertion", &json!({})).await.status.is_success());
+        vault.has(Trouble::None);
+        workspace.configure(&right);
+        eventually("the keyset opens", async || is_ready(&service).await).await;
+    }
+}
+
 /// A keyset that is closed since the start keeps no other change from being taken over.
 #[tokio::test]
 async fn another_keyset_is_rotated_while_one_is_closed() {
@@ -355,6 +444,87 @@ async fn new_keys_of_a_sealed_keyset_are_sealed() {
     assert!(!workspace.path("keys/web/WebAppKey3.key").exists());
 }
 
+/// Whatever interrupted `keys seal`, running it again ends with the sealed key alone.
+#[tokio::test]
+async fn an_interrupted_seal_is_completed() {
+    let vault = FakeVault::start();
+    let workspace = unsealed_workspace(&vault.address);
+    let plain = text(&workspace, PLAIN);
+    let seal = || workspace.run(&["keys", "seal", "WebAppKey1", "--keyset", "web"]);
+    seal().ok();
+    workspace.write_key(PLAIN, &plain);
+    let checked = workspace.run(&["check"]);
+    assert!(checked.stderr.contains("`tokenmint keys seal KID` compares both"), "{}", checked.stderr);
+    // The sealed key can't be compared now.
+    vault.has(Trouble::Sealed);
+    let refused = seal();
+    assert!(refused.code() == 1 && refused.stderr.contains("isn't opened"), "{}", refused.stderr);
+    vault.has(Trouble::None);
+    // Another key lies there.
+    workspace.write_key(PLAIN, &KEYS.spare[0]);
+    let refused = seal();
+    assert!(refused.code() == 1 && refused.stderr.contains("is another key"), "{}", refused.stderr);
+    assert!(workspace.path(PLAIN).exists());
+    workspace.write_key(PLAIN, &plain);
+    seal().ok();
+    assert!(!workspace.path(PLAIN).exists());
+    let service = workspace.serve().await;
+    assert_eq!(kid_that_signs(&service).await, "WebAppKey1");
+}
+
+/// The command's token may seal and open, and the service's may not open: then the plain key stays.
+#[tokio::test]
+async fn a_key_that_the_service_can_not_open_is_not_sealed() {
+    let vault = FakeVault::start();
+    let mut workspace = unsealed_workspace(&vault.address);
+    workspace.write_key("service-token", "s.other\n");
+    workspace.set("TOKENMINT_STORES__VAULT__TOKEN_FILE", "service-token");
+    let service = workspace.serve().await;
+    let before = text(&workspace, PLAIN);
+    workspace.set("TOKENMINT_STORES__VAULT__TOKEN_FILE", "vault-token");
+    let refused = workspace.run(&["keys", "seal", "WebAppKey1", "--keyset", "web"]);
+    assert_eq!(refused.code(), 1, "{}", refused.stderr);
+    assert!(refused.stderr.contains("refuses tokenmint: permission denied"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("is removed again"), "{}", refused.stderr);
+    assert!(!workspace.path(SEALED).exists());
+    assert_eq!(text(&workspace, PLAIN), before);
+    assert_eq!(kid_that_signs(&service).await, "WebAppKey1");
+    workspace.set("TOKENMINT_STORES__VAULT__TOKEN_FILE", "service-token");
+    workspace.run(&["check"]).ok();
+}
+
+#[test]
+fn a_linked_key_is_not_sealed() {
+    let vault = FakeVault::start();
+    let workspace = unsealed_workspace(&vault.address);
+    std::fs::rename(workspace.path(PLAIN), workspace.path("elsewhere.key")).expect("a file");
+    std::os::unix::fs::symlink(workspace.path("elsewhere.key"), workspace.path(PLAIN)).expect("a link");
+    let refused = workspace.run(&["keys", "seal", "WebAppKey1", "--keyset", "web"]);
+    assert!(refused.code() == 1 && refused.stderr.contains("is a symbolic link"), "{}", refused.stderr);
+    assert!(workspace.path(PLAIN).is_symlink() && !workspace.path(SEALED).exists());
+}
+
+/// A command that doesn't find `sealed_by` must not write a key in the clear beside sealed ones.
+#[test]
+fn no_plain_key_is_written_beside_sealed_ones() {
+    let vault = FakeVault::start();
+    let workspace = workspace(&vault);
+    let without = configuration();
+    workspace.write("without.toml", &without);
+    for command in [
+        &["keys", "new", "Next", "--directory", "keys/web"][..],
+        &["keys", "rotate", "--keyset", "web", "--config", "without.toml"],
+        &["keys", "retire", "WebAppKey1", "--now", "--config", "without.toml"],
+    ] {
+        let ran = workspace.run(command);
+        assert_eq!(ran.code(), 1, "{command:?}: {}{}", ran.stdout, ran.stderr);
+        let entries = std::fs::read_dir(workspace.path("keys/web")).expect("a folder");
+        let mut names =
+            entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+        assert!(!names.any(|name| name.ends_with(".key")), "{command:?}");
+    }
+}
+
 #[test]
 fn a_key_that_can_not_be_sealed_is_not_written() {
     let vault = FakeVault::start();
@@ -416,6 +586,12 @@ fn a_jwt_logs_in_and_the_token_is_given_up() {
     workspace.configure(&sealed_configuration(&vault.address, &login("", ROLE)));
     workspace.run(&["check"]).ok();
     assert_eq!(vault.revoked(), 1);
+    // Also after a refusal, which the service tries again and again.
+    vault.has(Trouble::ForbidsDecrypt);
+    let checked = workspace.run(&["check"]);
+    assert!(checked.stderr.contains("permission denied, at transit/decrypt/seal"), "{}", checked.stderr);
+    assert_eq!(vault.revoked(), 2);
+    vault.has(Trouble::None);
     for (login, reason) in [
         (login("", "other"), "the login as `other` failed: error validating token"),
         (login("auth_mount = \"k8s\"\n", ROLE), "the login as `tokenmint` failed: error validating token"),
@@ -424,7 +600,7 @@ fn a_jwt_logs_in_and_the_token_is_given_up() {
         let checked = workspace.run(&["check"]);
         assert!(checked.stderr.contains(reason), "{}", checked.stderr);
     }
-    assert_eq!(vault.revoked(), 1);
+    assert_eq!(vault.revoked(), 2);
 }
 
 #[test]
@@ -436,7 +612,7 @@ fn an_unusable_file_of_a_store_is_named() {
     {
         workspace.write_key("vault-token", content);
         let checked = workspace.run(&["check"]);
-        assert!(checked.stderr.contains(reason), "{}", checked.stderr);
+        assert!(checked.code() == 64 && checked.stderr.contains(reason), "{}", checked.stderr);
     }
     std::fs::remove_file(workspace.path("vault-token")).expect("a file");
     let checked = workspace.run(&["check"]);

@@ -174,6 +174,9 @@ impl RetirementResult {
             Ok(Successor::Pending(_)) => {
                 "signs from now on, before its date; verifiers that have fetched it know it"
             }
+            Ok(Successor::New) if self.made.is_none() => {
+                return "No key signs: the replacement could not be made.".to_owned();
+            }
             Ok(Successor::New) => {
                 "was created and signs from now on; chats are anonymous until verifiers fetch it, and logins fail \
                  until its certificate is in the app"

@@ -27,8 +27,8 @@ use super::{
 use crate::config::{Algorithm, KeyId, KeysetConfig, KeysetSource, Name};
 use crate::jwks;
 use crate::keys::{
-    self, DirectoryError, KeyCertificate, KeyDirectory, PrivateKey, PrivateKeyError, SEALED_EXTENSION,
-    UnreadableKey,
+    self, DirectoryContents, DirectoryError, KeyCertificate, KeyDirectory, KeyFile, PrivateKey,
+    PrivateKeyError, SEALED_EXTENSION, UnreadableKey,
 };
 
 /// Make, list, rotate and retire keys
@@ -224,12 +224,12 @@ impl KeyPair {
         let now = context.clock_and_rng.clock.now();
         let algorithm = keyset.map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
         let sealed_for = keyset.filter(|keyset| keyset.seal.is_some());
-        let (key_extension, key) = match sealed_for {
-            Some(keyset) => {
-                let text = seal::seal_text(&self.pem, &self.private, kid, keyset, context)?;
-                (SEALED_EXTENSION, SecretString::from(text))
-            }
-            None => ("key", self.pem.clone()),
+        let (key_extension, key) = if let Some(keyset) = sealed_for {
+            let text = seal::seal_text(&self.pem, &self.private, kid, keyset, context)?;
+            (SEALED_EXTENSION, SecretString::from(text))
+        } else {
+            reject_plain_beside_sealed(directory.path())?;
+            ("key", self.pem.clone())
         };
         let certificate = KeyCertificate::for_new_key(kid, &self.private, now);
         let jwk = jwks::jwk_from_parts(kid, &self.private.public, &certificate, algorithm);
@@ -264,6 +264,20 @@ impl KeyPair {
             is_sealed: sealed_for.is_some(),
         })
     }
+}
+
+/// Rejects a key in the clear in a folder with sealed keys: the configuration that seals them wasn't found, or has a mistake.
+fn reject_plain_beside_sealed(directory: &Path) -> Result<(), CliError> {
+    let contents = DirectoryContents::list(directory);
+    let keys = contents.map(|contents| contents.keys).unwrap_or_default();
+    if !keys.values().any(|file| matches!(file, KeyFile::Sealed(_))) {
+        return Ok(());
+    }
+    Err(CliError::Failed(format!(
+        "{} has sealed keys, and a new key would lie there in the clear; no key was written. Set `sealed_by` of its keyset, and name \
+         the keyset with --keyset",
+        directory.display()
+    )))
 }
 
 /// The extensions of a key's files in its folder.

@@ -1,10 +1,10 @@
 //! `tokenmint keys seal` and `keys reseal`: encrypt private keys with the store of their keyset.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 
 use super::{CliContext, CliError, parse_kid, select_keyset, wait_for_service};
@@ -19,8 +19,8 @@ use crate::stores::{SealContext, Unsealer};
 
 /// Seal a private key: encrypt KID.key with the keyset's store
 ///
-/// Writes KID.key.sealed, waits until a running service uses it, and removes KID.key. Copies of KID.key elsewhere, for
-/// example in backups, stay as they are.
+/// Writes KID.key.sealed, waits until a running service uses it, and removes KID.key. If it was interrupted, run it again.
+/// Copies of KID.key elsewhere, for example in backups, stay as they are.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys seal WebAppKey1 --keyset web")]
 pub(in crate::cli) struct SealKeyCommand {
@@ -64,25 +64,50 @@ impl SealKeyCommand {
         let seal = seal_of(keyset)?;
         let plain = directory_path.join(format!("{}.key", self.kid));
         let failed = |reason: String| CliError::Failed(format!("{}: {reason}", plain.display()));
-        if matches!(KeyFile::of(directory_path, &self.kid), KeyFile::Sealed(_)) {
+        let directory = KeyDirectory::lock(directory_path)?;
+        let sealed = directory_path.join(format!("{}.{SEALED_EXTENSION}", self.kid));
+        let is_sealed = sealed.try_exists().map_err(|error| failed(error.to_string()))?;
+        if is_sealed && !plain.exists() {
+            return Err(failed("is sealed already; `tokenmint keys reseal` seals it again".to_owned()));
+        }
+        if plain.is_symlink() {
             return Err(failed(
-                "this key is sealed already; `tokenmint keys reseal` seals it again".to_owned(),
+                "is a symbolic link: seal the key in the folder that has its file".to_owned(),
             ));
         }
         let pem = key_file::read_private_key(&plain).map_err(failed)?;
         let private = PrivateKey::parse(&pem, None).map_err(|error| failed(error.to_string()))?;
-        let text = seal_text(&pem, &private, &self.kid, keyset, context)?;
-        let before = context.clock_and_rng.clock.now();
-        let directory = KeyDirectory::lock(directory_path)?;
-        let sealed =
+        if is_sealed {
+            // An earlier run of this command didn't end.
+            compare_sealed_key(&sealed, &private, &self.kid, keyset, seal)?;
+        } else {
+            let text = seal_text(&pem, &private, &self.kid, keyset, context)?;
             directory.create_file(&format!("{}.{SEALED_EXTENSION}", self.kid), &SecretString::from(text))?;
+        }
+        let written_at = context.clock_and_rng.clock.now();
         drop(directory);
         let service = AdminClient::find(context, &[directory_path.to_path_buf()])?;
         let taken = wait_for_service(&service, |status| {
-            let is_checked = status.reload.looked_at.is_some_and(|began| began > before.seconds());
-            let is_used = is_checked && status.reload.in_force;
-            (!is_used).then(|| format!("doesn't use {} yet, so {} stays", sealed.display(), plain.display()))
+            let is_checked = status.reload.looked_at.is_some_and(|began| began > written_at.seconds());
+            (!is_checked || !status.reload.in_force).then(|| format!("doesn't use {} yet", sealed.display()))
+        });
+        let taken = taken.map_err(|error| {
+            // Otherwise the next start would depend on a key that the service can't open.
+            let _ = fs::remove_file(&sealed);
+            CliError::Failed(format!(
+                "{}; {} stays, and {} is removed again",
+                error.summary(),
+                plain.display(),
+                sealed.display()
+            ))
         })?;
+        let again = key_file::read_private_key(&plain).map_err(failed)?;
+        if again.expose_secret() != pem.expose_secret() {
+            return Err(failed(format!(
+                "was changed meanwhile, so it stays; {} has the key from before",
+                sealed.display()
+            )));
+        }
         fs::remove_file(&plain).map_err(|error| failed(format!("can't be removed: {error}")))?;
         if self.json {
             print_json(&SealedOutput { kid: self.kid, sealed_key: sealed, removed: Some(plain) });
@@ -145,6 +170,29 @@ pub(super) fn seal_of(keyset: &KeysetConfig) -> Result<&SealConfig, CliError> {
             keyset.name
         ))
     })
+}
+
+/// Opens a sealed key, and compares it with the plain one.
+///
+/// # Errors
+/// It can't be opened, or is another key.
+fn compare_sealed_key(
+    path: &Path,
+    plain: &PrivateKey,
+    kid: &KeyId,
+    keyset: &KeysetConfig,
+    seal: &SealConfig,
+) -> Result<(), CliError> {
+    let metrics = Metrics::new();
+    let mut unsealer = Unsealer::new(&metrics);
+    let context = SealContext { keyset: &keyset.name, kid };
+    let opened = SealedKey::read(path).and_then(|sealed| sealed.open(context, seal, &mut unsealer));
+    let reason = match opened {
+        Ok(opened) if opened.public.n == plain.public.n => return Ok(()),
+        Ok(_) => "is another key than the one in the clear beside it: move one of them away".to_owned(),
+        Err(error) => format!("isn't opened: {error}. If it can't be, remove it, and run the command again"),
+    };
+    Err(CliError::Failed(format!("{}: {reason}", path.display())))
 }
 
 /// Seals a key for its keyset, and returns the text of its file.

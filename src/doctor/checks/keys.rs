@@ -601,8 +601,11 @@ pub(crate) fn sealed_keys(input: &CheckInput<'_>) -> Observations {
             let about = format!("keysets.{}", keyset.name);
             let store = &seal.store.name;
             let loaded = ring.keysets.get(&keyset.name)?;
-            Some(match &loaded.closed {
-                Some(reason) => Observation::fail(about, format!("a key {reason}")),
+            Some(match &loaded.unopened {
+                Some(unopened) => Observation::fail(
+                    about,
+                    format!("{}: {}", unopened.problem.source, unopened.problem.message),
+                ),
                 None => Observation::pass(about, format!("store `{store}` opens its sealed keys")),
             })
         })
@@ -616,7 +619,7 @@ pub(crate) fn signing_key(input: &CheckInput<'_>) -> Observations {
         .map(|keyset| {
             let about = format!("keysets.{}", keyset.name);
             match keyset.signing_position(input.now).and_then(|at| keyset.keys.get(at)) {
-                _ if keyset.closed.is_some() => {
+                _ if keyset.is_closed() => {
                     Observation::skipped(about, "its keys aren't open (sealed-keys says why)")
                 }
                 Some(key) => Observation::pass(about, format!("`{}` signs", key.kid)),

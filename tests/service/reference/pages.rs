@@ -31,7 +31,7 @@ fn type_words(kind: &ValueKind) -> String {
         ValueKind::Choice(choices) => {
             let quoted: Vec<String> = choices.iter().map(|choice| format!("`\"{choice}\"`")).collect();
             let (last, first) = quoted.split_last().expect("choices");
-            format!("{} or {last}", first.join(", "))
+            if first.is_empty() { last.clone() } else { format!("{} or {last}", first.join(", ")) }
         }
         ValueKind::Duration { min, max } => format!("duration, `{min}` to `{max}`"),
         ValueKind::Size { min, max: None, .. } => format!("size, at least `{}`", format_size(*min)),

@@ -233,7 +233,7 @@ class TestPolicies:
         service = serve(workspace)
         ran = workspace.run_as_operator(SEAL_COMMAND)
         assert ran.returncode == 1
-        assert "so keys/web/WebAppKey1.key stays; it rejects the files" in ran.stderr, ran.stderr
+        assert "keys/web/WebAppKey1.key stays, and keys/web/WebAppKey1.key.sealed is removed again" in ran.stderr, ran.stderr
         assert "store `vault` refuses tokenmint: permission denied" in ran.stderr
         assert (workspace.keys / "WebAppKey1.key").exists()
         assert_mints(service)
@@ -505,7 +505,7 @@ class TestFaults:
         workspace = replica(token=token)
         bao.revoke(token)
         service = serve(workspace, "/livez")
-        assert closed_because(service) == prefix("refuses tokenmint: permission denied")
+        assert closed_because(service) == prefix("refuses tokenmint: permission denied, at transit/decrypt/tokenmint")
         workspace.give_token(bao.token(SERVE))
         becomes_ready(service)
 

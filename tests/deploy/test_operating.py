@@ -13,7 +13,8 @@ PAGES = REPO / "docs" / "operate"
 # In one shell, in this order: index.md starts the service, and runbooks.md stops it.
 TOGETHER = ["index", "reload", "rotation", "monitoring", "access-tokens", "backup", "upgrade", "runbooks"]
 WORKLOADS = [f"workload-{name}" for name in ["identity", "kubernetes", "github-actions", "aws", "google", "spiffe"]]
-ALONE = ["docker", "compose", "kubernetes", "systemd", *WORKLOADS]
+# tests/interop/test_stores.py runs the commands of sealed-keys.md.
+ALONE = ["docker", "compose", "kubernetes", "systemd", "sealed-keys", *WORKLOADS]
 RUNBOOKS = PAGES / "runbooks.md"
 
 

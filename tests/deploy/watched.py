@@ -6,6 +6,7 @@ import time
 
 import requests
 from service import Service, environment, free_port, sha256
+from stores import SEAL_KEY, Transit
 
 
 class Deployment:
@@ -66,13 +67,29 @@ allow = ["identity.web"]
             subprocess.run(run, check=True, capture_output=True, env=environment())
 
 
+def seal_a_key(deployment, binary, store):
+    """Has the store seal the key of `crm`."""
+    token = deployment.folder / "vault-token"
+    token.touch(mode=0o600)
+    token.write_text(store.root)
+    directory = 'directory = "keys/crm"\n'
+    text = deployment.config.read_text().replace(directory, f'{directory}sealed_by = "vault"\nseal_key = "{SEAL_KEY}"\n')
+    section = f'[stores.vault]\nkind = "vault"\naddress = "{store.address}"\ntoken_file = "vault-token"\n'
+    deployment.config.write_text(text + section)
+    command = [binary, "keys", "seal", "CrmKey1", "--keyset", "crm", "--config", deployment.config]
+    subprocess.run(command, check=True, capture_output=True, env=environment())
+
+
 def exercised(binary, folder):
     deployment = Deployment(folder, binary)
+    (folder / "bao").mkdir()
+    store = Transit(folder / "bao")
     service = Service(str(binary), deployment)
     listen = deployment.sandbox.removeprefix("http://")
     command = [binary, "sandbox", "--config", deployment.config, "--listen", listen, "--jwks-base", deployment.url]
     sandbox = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
+        seal_a_key(deployment, binary, store)
         service.start()
         patience = time.monotonic() + 20
         while not answers(f"{deployment.sandbox}/__sandbox/state") and time.monotonic() < patience:
@@ -97,6 +114,7 @@ def exercised(binary, folder):
         sandbox.kill()
         sandbox.wait()
         service.kill()
+        store.stop()
 
 
 def metrics_of(service):

@@ -148,11 +148,9 @@ impl CachedJwks {
         Self { keysets, serialized, cache_control, fetches, fetched_at }
     }
 
-    /// Whether one of the keysets is closed at `now`, so that the set would lack its keys.
-    pub(crate) fn is_closed(&self, now: UnixTime) -> bool {
-        let is_closed =
-            |keyset: &Arc<Keyset>| keyset.unopened.is_some() && keyset.published(now).next().is_none();
-        self.keysets.iter().any(is_closed)
+    /// Whether one of the keysets is closed, so that the set would lack its keys.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.keysets.iter().any(|keyset| keyset.is_closed())
     }
 
     /// Records in the metrics that `client` fetched `serialized` at `now`.

@@ -38,10 +38,10 @@ fn jwks_response(
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let now = state.clock.now();
-    if jwks.is_closed(now) {
+    if jwks.is_closed() {
         return Err(ApiError::KeysetClosed);
     }
+    let now = state.clock.now();
     let serialized = jwks.serialized(now);
     // A HEAD request doesn't deliver the keys, so it isn't counted as a fetch.
     if method == Method::GET {

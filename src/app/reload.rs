@@ -101,6 +101,8 @@ struct OpenAttempts {
 }
 
 impl OpenAttempts {
+    const NONE: Self = Self { count: 0, due_at: Duration::ZERO };
+
     /// Records an attempt, whatever its outcome.
     fn record(&mut self, now: Duration, randomness: &dyn Randomness) {
         self.count = self.count.saturating_add(1);
@@ -141,7 +143,7 @@ impl Reloader {
             target,
             last_problems: Vec::new(),
             last_attempt: Duration::ZERO,
-            open_attempts: OpenAttempts { count: 0, due_at: Duration::ZERO },
+            open_attempts: OpenAttempts::NONE,
         }
     }
 
@@ -167,7 +169,7 @@ impl Reloader {
                 checked
             } else {
                 tracing::error!(
-                    "checking the files for changes has not ended after {} s, perhaps because a mount hangs: until it ends, \
+                    "checking the files for changes has not ended after {} s, perhaps because a mount or a store of keys hangs: until it ends, \
                      only retirements are taken over",
                     CHECK_TIMEOUT.as_secs()
                 );
@@ -263,7 +265,11 @@ impl Reloader {
             Ok(()) => {
                 self.last_problems = Vec::new();
                 metrics.config_reloads.inc();
-                metrics.config_current.set(i64::from(self.unopened_problems().is_empty()));
+                let is_complete = self.unopened_problems().is_empty();
+                metrics.config_current.set(i64::from(is_complete));
+                if is_complete {
+                    self.open_attempts = OpenAttempts::NONE;
+                }
                 metrics.config_loaded_at.set(state.clock.now().seconds());
                 true
             }

@@ -346,7 +346,7 @@ impl SlowReadNotice {
         std::thread::spawn(move || {
             if ended.recv_timeout(SLOW_READ_NOTICE_AFTER) == Err(mpsc::RecvTimeoutError::Timeout) {
                 print_stderr(&format!(
-                    "the files are not read after {} s: does a mount hang? Try `ls` on the folders of the \
+                    "the files are not read after {} s: does a mount or a store of keys hang? Try `ls` on the folders of the \
                     configuration and the keys",
                     SLOW_READ_NOTICE_AFTER.as_secs()
                 ));

@@ -385,27 +385,19 @@ impl<'a> Loader<'a> {
             return None;
         }
         if keyset.seal.is_some() {
-            let plain = contents.keys.iter().filter_map(|(kid, file)| match file {
+            let only_plain = contents.keys.iter().filter_map(|(kid, file)| match file {
                 KeyFile::Plain(path) => Some((kid, path)),
                 KeyFile::Sealed(_) => None,
             });
-            for (kid, path) in plain {
+            for (kid, path) in only_plain.chain(&contents.plain_beside_sealed) {
                 let message = format!(
-                    "lies in the clear, though `sealed_by` is set: `tokenmint keys seal {} --keyset {}` seals it",
+                    "lies in the clear, though `sealed_by` is set: `tokenmint keys seal {} --keyset {}` seals it and removes this file",
                     shell::quote(kid),
                     keyset.name
                 );
-                self.warnings.push(Problem::warning(
-                    WarningCode::UnsealedKey,
-                    field,
-                    path.display(),
-                    message,
-                ));
+                let warning = Problem::warning(WarningCode::UnsealedKey, field, path.display(), message);
+                self.warnings.push(warning);
             }
-        }
-        for path in contents.plain_beside_sealed.values() {
-            let message = "lies in the clear beside its sealed form: `tokenmint keys seal KID` compares both, and removes it";
-            self.warnings.push(Problem::warning(WarningCode::UnsealedKey, field, path.display(), message));
         }
         for path in &contents.ignored {
             let message = "is ignored: keys are named KID.key, their certificates KID.crt";

@@ -64,13 +64,22 @@ impl Keyset {
     fn without_retired(&self, marks: &[RetirementMark], now: UnixTime) -> Option<Self> {
         let open: Vec<_> = self.keys.iter().map(|key| &key.validity).collect();
         let gone: Vec<_> = self.gone.iter().collect();
-        let validities = self.rules.validities_after_retirement(&open, &gone, marks, now)?;
+        let validities = self.rules.validities_after_retirement(&open, &gone, marks, now);
+        // Keys that were opened beside one that wasn't are in memory too.
+        let is_retired = |kid: &KeyId| marks.iter().any(|mark| mark.kid == *kid && mark.retired.is_some());
+        let mut unopened = self.unopened.clone();
+        let opened = unopened
+            .iter_mut()
+            .flat_map(|unopened| unopened.opened.extract_if(.., |key| is_retired(&key.kid)));
+        let has_dropped = opened.count() > 0;
+        let unchanged = || open.iter().chain(&gone).map(|validity| (*validity).clone()).collect();
+        let validities = validities.or_else(|| has_dropped.then(unchanged))?;
         let mut new = Self {
             keys: Vec::new(),
             gone: Vec::new(),
             name: self.name.clone(),
             used_by: self.used_by.clone(),
-            unopened: self.unopened.clone(),
+            unopened,
             ..*self
         };
         for validity in validities {

@@ -11,12 +11,9 @@ pub(crate) enum StoreError {
     /// The store refused the login, or the token that it gave. Somebody can change that in the store, so another attempt may succeed.
     #[error("refuses tokenmint: {0}")]
     Denied(String),
-    /// The store doesn't have the key, or its mount.
+    /// The store refuses the request as it is: the key, the mount or the sealed text is wrong.
     #[error("{0}")]
-    NotFound(String),
-    /// The store can't open the sealed key.
-    #[error("can't open it: {0}")]
-    NotOpened(String),
+    Refused(String),
     /// A file of `[stores.NAME]` can't be used.
     #[error("`{key}` {reason}")]
     File { key: &'static str, reason: String },
@@ -27,7 +24,7 @@ impl StoreError {
     pub(crate) const fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Denied(_) => true,
-            Self::NotFound(_) | Self::NotOpened(_) | Self::File { .. } => false,
+            Self::Refused(_) | Self::File { .. } => false,
         }
     }
 
@@ -36,8 +33,7 @@ impl StoreError {
         match self {
             Self::Unavailable(_) => "unavailable",
             Self::Denied(_) => "denied",
-            Self::NotFound(_) => "not_found",
-            Self::NotOpened(_) => "not_opened",
+            Self::Refused(_) => "refused",
             Self::File { .. } => "file",
         }
     }

@@ -12,7 +12,7 @@ use super::vault::Vault;
 use crate::config::{Name, SealConfig, StoreConfig, StoreKind};
 use crate::metrics::Metrics;
 
-/// The time that the requests of one load may take together. A service whose start takes longer is restarted by its platform.
+/// How long after its first request a load begins further ones. A service whose start takes 30 seconds is restarted by its platform.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Seals and unseals the data keys of one load or one command. It must not be used on a thread of a runtime.
@@ -20,6 +20,7 @@ pub(crate) struct Unsealer<'a> {
     metrics: &'a Metrics,
     /// Made with the first request.
     runtime: Option<Runtime>,
+    timeout: Duration,
     /// When the first request began.
     began: Option<Instant>,
     /// The login to each store that was used.
@@ -30,7 +31,18 @@ pub(crate) struct Unsealer<'a> {
 
 impl<'a> Unsealer<'a> {
     pub(crate) const fn new(metrics: &'a Metrics) -> Self {
-        Self { metrics, runtime: None, began: None, sessions: BTreeMap::new(), unavailable: BTreeMap::new() }
+        Self::with_timeout(metrics, LOAD_TIMEOUT)
+    }
+
+    const fn with_timeout(metrics: &'a Metrics, timeout: Duration) -> Self {
+        Self {
+            metrics,
+            runtime: None,
+            timeout,
+            began: None,
+            sessions: BTreeMap::new(),
+            unavailable: BTreeMap::new(),
+        }
     }
 
     /// Seals a data key.
@@ -69,14 +81,15 @@ impl<'a> Unsealer<'a> {
 
     /// Logs in to the store, unless that was done.
     fn store(&mut self, config: &StoreConfig) -> Result<(&Runtime, &dyn Store), StoreError> {
-        let Self { metrics, runtime, began, sessions, unavailable } = self;
+        let Self { metrics, runtime, timeout, began, sessions, unavailable } = self;
         if let Some(error) = unavailable.get(&config.name) {
             return Err(error.clone());
         }
-        if began.get_or_insert_with(Instant::now).elapsed() > LOAD_TIMEOUT {
-            let seconds = LOAD_TIMEOUT.as_secs();
-            return Err(StoreError::Unavailable(format!("all requests together took more than {seconds} s")));
+        if began.is_some_and(|began| began.elapsed() > *timeout) {
+            let reason = format!("the requests before took more than {} s together", timeout.as_secs());
+            return Err(StoreError::Unavailable(reason));
         }
+        began.get_or_insert_with(Instant::now);
         let runtime = match runtime {
             Some(runtime) => runtime,
             None => runtime.insert(Builder::new_current_thread().enable_all().build().map_err(|error| {
@@ -150,4 +163,50 @@ fn measured<T>(
         .with_label_values(&[store, operation])
         .observe(begin.elapsed().as_secs_f64());
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::{Config, Environment, KeyId};
+
+    /// Two stores that are asked for nothing, because their token isn't there.
+    const CONFIGURATION: &str = r#"
+[stores.first]
+kind = "vault"
+address = "http://127.0.0.1:1"
+token_file = "no-token"
+[stores.second]
+kind = "vault"
+address = "http://127.0.0.1:1"
+token_file = "no-token"
+[keysets.first]
+directory = "keys"
+sealed_by = "first"
+seal_key = "seal"
+[keysets.second]
+directory = "keys"
+sealed_by = "second"
+seal_key = "seal"
+"#;
+
+    #[test]
+    fn a_load_begins_no_request_after_its_timeout() {
+        let config = Config::parse("tokenmint.toml", CONFIGURATION, PathBuf::new(), &Environment::default());
+        let keysets = config.map_err(|invalid| format!("{:?}", invalid.problems)).expect("valid").keysets;
+        let kid = KeyId::parse("K1").expect("an id");
+        let metrics = Metrics::new();
+        let mut unsealer = Unsealer::with_timeout(&metrics, Duration::ZERO);
+        let mut errors = keysets.values().map(|keyset| {
+            let seal = keyset.seal.as_ref().expect("sealed");
+            unsealer.unseal(seal, "vault:v1:x", SealContext { keyset: &keyset.name, kid: &kid }).err()
+        });
+        assert!(matches!(errors.next(), Some(Some(StoreError::File { key: "token_file", .. }))));
+        let late = errors.next().flatten();
+        assert!(
+            matches!(late, Some(StoreError::Unavailable(reason)) if reason.contains("took more than 0 s"))
+        );
+    }
 }

@@ -77,11 +77,6 @@ impl Vault {
                 let login = vault.post(&format!("auth/{mount}/login"), &Login { role, jwt: &jwt }).await?;
                 let body = match login {
                     Answer::Success(body) => body,
-                    Answer::Failure(StatusCode::NOT_FOUND, said) => {
-                        return Err(StoreError::NotFound(format!(
-                            "no auth method is mounted at `{mount}` ({said}): set `auth_mount`"
-                        )));
-                    }
                     // Vault answers 400 to a JWT or role that it doesn't accept.
                     Answer::Failure(_, said) => {
                         return Err(StoreError::Denied(format!("the login as `{role}` failed: {said}")));
@@ -95,7 +90,7 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Sends a request. Any status but 200, 400 and 404 is an error.
+    /// Sends a request. Any status but 2xx, 400 and 404 is an error.
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, StoreError> {
         // Large enough that it doesn't grow, which would leave copies of a secret in memory.
         let mut json = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
@@ -139,12 +134,23 @@ impl Vault {
         }
     }
 
-    /// The error for a mount that isn't there.
-    fn no_mount(&self, said: &str) -> StoreError {
-        StoreError::NotFound(format!(
-            "no transit secrets engine is mounted at `{}` ({said}): set `mount`",
-            self.mount
-        ))
+    /// Sends a request to the transit engine.
+    async fn transit(
+        &self,
+        operation: &str,
+        seal_key: &str,
+        body: &impl Serialize,
+    ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        let mount = &self.mount;
+        match self.post(&format!("{mount}/{operation}/{seal_key}"), body).await? {
+            Answer::Success(body) => Ok(body),
+            Answer::Failure(StatusCode::NOT_FOUND, said) => Err(StoreError::Refused(format!(
+                "has no transit secrets engine at `{mount}` ({said}): set `mount`"
+            ))),
+            Answer::Failure(_, said) => {
+                Err(StoreError::Refused(format!("can't {operation} with the key `{seal_key}`: {said}")))
+            }
+        }
     }
 }
 
@@ -160,16 +166,9 @@ impl Store for Vault {
             STANDARD.encode_string(data_key.expose_secret(), &mut plaintext);
             let associated_data = STANDARD.encode(context.to_string());
             let request = Encrypt { plaintext: &plaintext, associated_data: &associated_data };
-            match self.post(&format!("{}/encrypt/{seal_key}", self.mount), &request).await? {
-                Answer::Success(body) => {
-                    let reply: Reply<EncryptReply<'_>> = parse(&body)?;
-                    Ok(reply.data.ciphertext.to_owned())
-                }
-                Answer::Failure(StatusCode::NOT_FOUND, said) => Err(self.no_mount(&said)),
-                Answer::Failure(_, said) => Err(StoreError::NotFound(format!(
-                    "can't seal with the key `{seal_key}` ({said}): it must exist, and be of type aes256-gcm96"
-                ))),
-            }
+            let body = self.transit("encrypt", seal_key, &request).await?;
+            let reply: Reply<EncryptReply<'_>> = parse(&body)?;
+            Ok(reply.data.ciphertext.to_owned())
         })
     }
 
@@ -182,19 +181,14 @@ impl Store for Vault {
         Box::pin(async move {
             let associated_data = STANDARD.encode(context.to_string());
             let request = Decrypt { ciphertext: sealed, associated_data: &associated_data };
-            match self.post(&format!("{}/decrypt/{seal_key}", self.mount), &request).await? {
-                Answer::Success(body) => {
-                    let reply: Reply<DecryptReply<'_>> = parse(&body)?;
-                    let encoded = reply.data.plaintext;
-                    let mut bytes = Zeroizing::new(Vec::with_capacity(encoded.len()));
-                    if STANDARD.decode_vec(encoded, &mut bytes).is_err() || bytes.len() != DATA_KEY_LEN {
-                        return Err(StoreError::NotOpened("what it holds is no data key".to_owned()));
-                    }
-                    Ok(SecretBox::init_with_mut(|key: &mut [u8; DATA_KEY_LEN]| key.copy_from_slice(&bytes)))
-                }
-                Answer::Failure(StatusCode::NOT_FOUND, said) => Err(self.no_mount(&said)),
-                Answer::Failure(_, said) => Err(StoreError::NotOpened(format!("{said} (key `{seal_key}`)"))),
+            let body = self.transit("decrypt", seal_key, &request).await?;
+            let reply: Reply<DecryptReply<'_>> = parse(&body)?;
+            let encoded = reply.data.plaintext;
+            let mut bytes = Zeroizing::new(Vec::with_capacity(encoded.len()));
+            if STANDARD.decode_vec(encoded, &mut bytes).is_err() || bytes.len() != DATA_KEY_LEN {
+                return Err(StoreError::Refused("decrypts it to something else than a data key".to_owned()));
             }
+            Ok(SecretBox::init_with_mut(|key: &mut [u8; DATA_KEY_LEN]| key.copy_from_slice(&bytes)))
         })
     }
 

@@ -359,7 +359,7 @@ class TestBinding:
         plain = bao.decrypt(workspace.sealed_text(), name)
         for other in self.OTHERS:
             workspace.replace_sealed_text(bao.encrypt(plain, other))
-            assert_not_opened(workspace, "store `vault` can't open it: cipher: message authentication failed")
+            assert_not_opened(workspace, "store `vault` can't decrypt with the key `tokenmint`: cipher: message authentication failed")
         workspace.replace_sealed_text(bao.encrypt(plain, name))
         assert opens(workspace)
 
@@ -435,7 +435,7 @@ class TestRotation:
         bao.write(f"transit/keys/{SEAL_KEY}/config", team, min_decryption_version=2)
         assert opens(workspace), "the file that was sealed again"
         path.write_text(old)
-        refused = "can't open it: ciphertext or signature version is disallowed by policy (too old)"
+        refused = "can't decrypt with the key `tokenmint`: ciphertext or signature version is disallowed by policy (too old)"
         assert_not_opened(workspace, f"isn't opened: store `vault` {refused}")
         assert_mints(service)
         path.write_text(new)
@@ -476,7 +476,7 @@ class TestConnection:
 
     def test_a_namespace_that_is_not_there_is_named(self, bao, replica):
         workspace = replica(section_with_token(bao.address, namespace="nobody"))
-        assert_not_opened(workspace, "no transit secrets engine is mounted at `transit` (namespace not found): set `mount`")
+        assert_not_opened(workspace, "has no transit secrets engine at `transit` (namespace not found): set `mount`")
 
 
 class TestFaults:

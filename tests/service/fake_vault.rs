@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -23,7 +22,7 @@ pub const ROLE: &str = "tokenmint";
 /// Its only key.
 pub const SEAL_KEY: &str = "seal";
 
-/// What is wrong with the fake.
+/// A fault of the fake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     None,
@@ -166,7 +165,7 @@ async fn trouble(fake: &Mutex<Fake>) -> Option<Response> {
         Trouble::Throttled => refused(429, "request path \"transit\": rate limit quota exceeded"),
         Trouble::Broken => refused(500, "1 error occurred:\n\t* internal error\n\n"),
         Trouble::Silent => {
-            tokio::time::sleep(Duration::from_mins(10)).await;
+            std::future::pending::<()>().await;
             refused(500, "too late")
         }
         Trouble::Garbage => "<html>a proxy's page</html>".into_response(),
@@ -208,6 +207,8 @@ async fn transit(
     match operation.as_str() {
         "encrypt" => {
             let [plaintext, context] = members(&body, ["plaintext", "associated_data"]);
+            // A data key, and never a private key.
+            assert_eq!(STANDARD.decode(&plaintext).map(|plaintext| plaintext.len()), Ok(32));
             let sealed = add(&mut fake, plaintext, context);
             data(&json!({"ciphertext": sealed, "key_version": 1}))
         }

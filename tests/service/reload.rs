@@ -536,7 +536,7 @@ async fn with_two_keys(second_from: UnixTime) -> (Workspace, Running) {
 
 /// How often a prime of `WebAppKey1` occurs in the memory of the service, in the form of the library or of the
 /// file.
-fn prime_in_memory(service: &Running) -> usize {
+pub fn prime_in_memory(service: &Running) -> usize {
     use rsa::pkcs8::DecodePrivateKey as _;
     use rsa::traits::PrivateKeyParts as _;
     let key = rsa::RsaPrivateKey::from_pkcs8_pem(&KEYS.web).expect("a key");

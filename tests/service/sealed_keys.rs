@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::fake_vault::{FakeVault, JWT, ROLE, SEAL_KEY, TOKEN, Trouble};
+use crate::reload::prime_in_memory;
 use crate::support::{
     API_KEY, KEYS, Running, Workspace, another_user, configuration, eventually, free_port, sha256_hex,
     unverified, user_1, verified,
@@ -69,6 +70,12 @@ async fn a_sealed_key_signs_and_its_plain_text_is_in_no_file() {
     assert_eq!(checked.stderr.matches("warning").count(), 0, "{}", checked.stderr);
     let service = workspace.serve().await;
     assert_eq!(kid_that_signs(&service).await, "WebAppKey1");
+    let asked = vault.asked("decrypt");
+    for _ in 0..20 {
+        service.post("/identity-token", &another_user()).await.ok();
+        service.get("/keysets/web/jwks.json").await.ok();
+    }
+    assert_eq!(vault.asked("decrypt"), asked, "no request asks the store");
     let again = workspace.run(&["keys", "seal", "WebAppKey1", "--keyset", "web"]);
     assert!(again.code() == 1 && again.stderr.contains("is sealed already"), "{}", again.stderr);
 }
@@ -115,7 +122,7 @@ async fn a_sealed_key_opens_under_its_own_name_and_unchanged_only() {
     }
     let other = "keys/web/Other.key.sealed";
     refused(other, &sealed, "is sealed for the key `WebAppKey1` of the keyset `web`");
-    let not_opened = "can't open it: cipher: message authentication failed";
+    let not_opened = "can't decrypt with the key `seal`: cipher: message authentication failed";
     let not_authentic = "can't be opened with its data key";
     refused(other, &with(&[("kid", json!("Other"))]), not_opened);
     refused(SEALED, &with(&[("keyset", json!("crm"))]), "of the keyset `crm`");
@@ -145,7 +152,7 @@ async fn a_sealed_key_opens_under_its_own_name_and_unchanged_only() {
     let context = "tokenmint/web/WebAppKey1";
     refused(SEALED, &with(&[("data_key", json!(vault.seal(key, context)))]), not_authentic);
     let short = vault.seal("short", context);
-    refused(SEALED, &with(&[("data_key", json!(short))]), "what it holds is no data key");
+    refused(SEALED, &with(&[("data_key", json!(short))]), "decrypts it to something else than a data key");
     // A store that doesn't authenticate the name.
     vault.has(Trouble::IgnoresContext);
     refused(other, &with(&[("kid", json!("Other"))]), not_authentic);
@@ -323,6 +330,29 @@ async fn a_key_that_is_not_opened_keeps_no_other_change_from_being_taken_over() 
         .await;
 }
 
+/// Also a key that waits in memory for another one of its keyset goes when it is retired, even if the configuration is broken.
+#[tokio::test]
+#[ignore = "needs root, to look into another process: make system"]
+async fn a_retired_key_of_a_closed_keyset_leaves_memory() {
+    let vault = FakeVault::start();
+    let workspace = workspace(&vault);
+    workspace.run(&["keys", "rotate", "--keyset", "web", "--emergency"]).ok();
+    let second = "keys/web/WebAppKey2.key.sealed";
+    let mut broken: Value = serde_json::from_str(&text(&workspace, second)).expect("JSON");
+    broken["data_key"] = json!("vault:v1:another");
+    workspace.write(second, &broken.to_string());
+    let service = workspace.serve().await;
+    assert!(!is_ready(&service).await);
+    assert!(prime_in_memory(&service) > 0, "the first key is open");
+    workspace.configure("broken");
+    service.logged("is rejected").await;
+    let schedule = "keys/web/keyset.toml";
+    let retired =
+        text(&workspace, schedule).replacen("[[key]]", "[[key]]\nretired = 2026-11-30T00:00:00Z", 1);
+    workspace.write(schedule, &retired);
+    eventually("the retired key has left memory", async || prime_in_memory(&service) == 0).await;
+}
+
 /// The operator follows the reason, so it must be that of now.
 #[tokio::test]
 async fn the_reason_of_a_closed_keyset_is_the_latest() {
@@ -352,8 +382,8 @@ async fn no_answer_of_a_store_ends_the_start() {
     let mount = right.replace("kind = \"vault\"\n", "kind = \"vault\"\nmount = \"other\"\n");
     let no_token = right.replace("\"vault-token\"", "\"no-token\"");
     for (configuration, trouble, reason) in [
-        (&right, Trouble::ShortText, "what it holds is no data key"),
-        (&mount, Trouble::None, "no transit secrets engine is mounted at `other`"),
+        (&right, Trouble::ShortText, "decrypts it to something else than a data key"),
+        (&mount, Trouble::None, "has no transit secrets engine at `other`"),
         (&no_token, Trouble::None, "`token_file` can't be opened"),
     ] {
         workspace.configure(configuration);
@@ -444,7 +474,7 @@ async fn new_keys_of_a_sealed_keyset_are_sealed() {
     assert!(!workspace.path("keys/web/WebAppKey3.key").exists());
 }
 
-/// Whatever interrupted `keys seal`, running it again ends with the sealed key alone.
+/// A second run of `keys seal` ends with the sealed key alone, whatever interrupted the first one.
 #[tokio::test]
 async fn an_interrupted_seal_is_completed() {
     let vault = FakeVault::start();
@@ -454,7 +484,13 @@ async fn an_interrupted_seal_is_completed() {
     seal().ok();
     workspace.write_key(PLAIN, &plain);
     let checked = workspace.run(&["check"]);
-    assert!(checked.stderr.contains("`tokenmint keys seal KID` compares both"), "{}", checked.stderr);
+    assert!(
+        checked
+            .stderr
+            .contains("`tokenmint keys seal WebAppKey1 --keyset web` seals it and removes this file"),
+        "{}",
+        checked.stderr
+    );
     // The sealed key can't be compared now.
     vault.has(Trouble::Sealed);
     let refused = seal();
@@ -541,7 +577,7 @@ fn a_key_that_can_not_be_sealed_is_not_written() {
     for (trouble, reason) in [
         (Trouble::Sealed, "store `vault` doesn't answer"),
         (Trouble::OtherText, "returns another data key than it was given"),
-        (Trouble::ShortText, "what it holds is no data key"),
+        (Trouble::ShortText, "decrypts it to something else than a data key"),
     ] {
         vault.has(trouble);
         for command in [

@@ -106,8 +106,6 @@ pub(super) struct KeyFiles {
     pub(crate) private_key: PathBuf,
     pub(crate) certificate: PathBuf,
     pub(crate) jwk: PathBuf,
-    #[serde(skip)]
-    is_sealed: bool,
 }
 
 impl KeyFiles {
@@ -124,7 +122,7 @@ impl KeyFiles {
     /// Prints what each file is for. `usage` says where its certificate and its JWK go.
     pub(super) fn announce(&self, usage: KeysetUsage) {
         let private_key = self.private_key.display();
-        print_line(&if self.is_sealed {
+        print_line(&if self.private_key.extension().is_some_and(|extension| extension == "sealed") {
             format!("{private_key}  the sealed private key; back it up, and the store's key that opens it")
         } else {
             format!("{private_key}  the private key; back it up, show it to nobody")
@@ -261,7 +259,6 @@ impl KeyPair {
             private_key: path(key_extension),
             certificate: path("crt"),
             jwk: path("jwk"),
-            is_sealed: sealed_for.is_some(),
         })
     }
 }

@@ -55,7 +55,7 @@ static KEYSET: TableSchema = TableSchema::new(
         ),
         key(
             "seal_key",
-            Text(super::stores::STORE_KEY),
+            Text(super::stores::PATH_SEGMENT),
             Conditional("required with `sealed_by`"),
             "The store's name for the key that seals.",
         ),

@@ -4,9 +4,9 @@ use super::Presence::{Absent, Conditional, Default, Derived, Required};
 use super::ValueKind::{Choice, Text};
 use super::{HTTPS_ORIGIN, KeySchema, PATH, Rule, TableSchema, TextForm, key, table, text};
 
-pub(super) const STORE_KEY: TextForm = text("name", "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$", 128);
+pub(super) const PATH_SEGMENT: TextForm = text("name", "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$", 128);
 const MOUNT: TextForm =
-    text("path", "^/*[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/*$", 260);
+    text("path", "^/*[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127})*/*$", 260);
 const LOGIN: &str = "exactly one of `token_file` and `auth`";
 
 pub(super) static STORES: TableSchema =
@@ -61,7 +61,7 @@ static STORE: TableSchema = TableSchema::new(
             Derived("the value of `auth`"),
             "The path at which the auth method is mounted.",
         ),
-        key("role", Text(STORE_KEY), Conditional("required with `auth`"), "The role to log in as."),
+        key("role", Text(PATH_SEGMENT), Conditional("required with `auth`"), "The role to log in as."),
         key(
             "jwt_file",
             Text(PATH),

@@ -33,6 +33,8 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 const MAX_ERROR_WORD: usize = 60;
 const MAX_ERROR_CHARS: usize = 200;
 
+const SEAL_KEY_ADVICE: &str = "; `seal_key` must exist, and be of type aes256-gcm96";
+
 /// A session with one store.
 pub(super) struct Vault {
     client: Client,
@@ -134,12 +136,13 @@ impl Vault {
         }
     }
 
-    /// Sends a request to the transit engine.
+    /// Sends a request to the transit engine. `advice` ends the message about one that it refuses.
     async fn transit(
         &self,
         operation: &str,
         seal_key: &str,
         body: &impl Serialize,
+        advice: &str,
     ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
         let mount = &self.mount;
         match self.post(&format!("{mount}/{operation}/{seal_key}"), body).await? {
@@ -147,9 +150,9 @@ impl Vault {
             Answer::Failure(StatusCode::NOT_FOUND, said) => Err(StoreError::Refused(format!(
                 "has no transit secrets engine at `{mount}` ({said}): set `mount`"
             ))),
-            Answer::Failure(_, said) => {
-                Err(StoreError::Refused(format!("can't {operation} with the key `{seal_key}`: {said}")))
-            }
+            Answer::Failure(_, said) => Err(StoreError::Refused(format!(
+                "can't {operation} with the key `{seal_key}`: {said}{advice}"
+            ))),
         }
     }
 }
@@ -166,7 +169,7 @@ impl Store for Vault {
             STANDARD.encode_string(data_key.expose_secret(), &mut plaintext);
             let associated_data = STANDARD.encode(context.to_string());
             let request = Encrypt { plaintext: &plaintext, associated_data: &associated_data };
-            let body = self.transit("encrypt", seal_key, &request).await?;
+            let body = self.transit("encrypt", seal_key, &request, SEAL_KEY_ADVICE).await?;
             let reply: Reply<EncryptReply<'_>> = parse(&body)?;
             Ok(reply.data.ciphertext.to_owned())
         })
@@ -181,7 +184,7 @@ impl Store for Vault {
         Box::pin(async move {
             let associated_data = STANDARD.encode(context.to_string());
             let request = Decrypt { ciphertext: sealed, associated_data: &associated_data };
-            let body = self.transit("decrypt", seal_key, &request).await?;
+            let body = self.transit("decrypt", seal_key, &request, "").await?;
             let reply: Reply<DecryptReply<'_>> = parse(&body)?;
             let encoded = reply.data.plaintext;
             let mut bytes = Zeroizing::new(Vec::with_capacity(encoded.len()));

@@ -224,7 +224,7 @@ def beside_a_mount_that_hangs():
                 worst = max(worst, time.monotonic() - begin)
                 check = subprocess.Popen([BINARY, "check"], cwd=service.folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                 line = check.stderr.readline()
-                expect("does a mount hang?" in line, f"check says {line!r}")
+                expect("the files are not read after" in line and "does a mount" in line, f"check says {line!r}")
                 until(lambda: "has dropped it" in said.read_text(), "the command says nothing of it")
                 until(lambda: "keysets.crm can't be searched for the same key" in said.read_text(), lambda: f"the command says nothing of the mount: {said.read_text()}")
             finally:

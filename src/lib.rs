@@ -19,10 +19,11 @@
 //! | `http_client` | the settings that HTTP clients of other servers share |
 //! | [`metrics`] | all Prometheus metric families |
 //! | [`config`] | reads TOML and environment variables into one validated `Config` |
+//! | `token_bucket`, `signing_queue` | limits of a rate, and of what runs at once: a token bucket, and a bounded FIFO queue in front of permits |
 //! | [`traces`] | W3C trace context, and OpenTelemetry spans in builds that export them |
-//! | `stores` | stores of keys outside of this host, which seal private keys |
+//! | `stores` | stores of keys outside of this host, which seal private keys or sign with their own |
 //! | [`keys`] | reads PEM files into a `KeyRing`: keysets, private keys, certificates, and the schedule of signing keys |
-//! | [`tokens`] | builds and signs the tokens: identity tokens, OAuth assertions, Intercom's and other HS256 tokens. The signing queue is here |
+//! | [`tokens`] | builds and signs the tokens: identity tokens, OAuth assertions, Intercom's and other HS256 tokens. |
 //! | [`jwks`] | the JWK Sets of a key ring, cached in serialized form until the published keys or certificates change |
 //! | [`issuers`] | verifies JWTs of other issuers: their keys, fetched and kept, and the rules for their claims |
 //! | [`callers`] | authenticates callers and authorizes what they request; rate limits |
@@ -69,7 +70,9 @@ mod metadata;
 pub mod metrics;
 pub mod sandbox;
 mod shell;
+mod signing_queue;
 mod stores;
 mod sync;
+mod token_bucket;
 pub mod tokens;
 pub mod traces;

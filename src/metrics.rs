@@ -107,6 +107,8 @@ pub struct Metrics {
     pub cache_entries: IntGauge,
     /// Lookups in the shared cache (Redis), by `result`.
     pub(crate) shared_cache_requests: IntCounterVec,
+    /// Signatures that wait for their turn at a store, by `store`.
+    pub(crate) store_queue_depth: IntGaugeVec,
     /// 1 while the shared cache is available, by `store`. Exists only if a shared cache is configured.
     pub(crate) shared_cache_up: IntGaugeVec,
     /// Access tokens returned again although a caller of any replica reported them as rejected, by `profile` and `reason`.
@@ -283,7 +285,7 @@ impl Metrics {
             ),
             store_requests: builder.counters(
                 "store_requests_total",
-                "Requests to stores of keys, by store, operation (login, seal or unseal) and outcome.",
+                "Requests to stores of keys, by store, operation (login, seal, unseal, sign, public_key or create_key) and outcome.",
                 &["store", "operation", "outcome"],
             ),
             store_request_duration: builder.histograms(
@@ -306,6 +308,11 @@ impl Metrics {
                 "shared_cache_requests_total",
                 "Requests to the shared cache, by result.",
                 &["result"],
+            ),
+            store_queue_depth: builder.int_gauges(
+                "store_queue_depth",
+                "Signatures that wait for their turn at a store, by store.",
+                &["store"],
             ),
             shared_cache_up: builder.int_gauges(
                 "shared_cache_up",

@@ -12,13 +12,13 @@ use moka::sync::Cache;
 use prometheus::IntCounterVec;
 use thiserror::Error;
 
-use super::rate_limit::TokenBucket;
 use crate::clock::{Clock, UnixTime};
 use crate::config::{CallerConfig, CallerJwtConfig, Name, RateLimit};
 use crate::issuers::{
     Issuers, KeyVersion, Refusal, TrustedIssuer, UnverifiedJwt, VerifiedClaims, VerifyError,
 };
 use crate::metrics::Metrics;
+use crate::token_bucket::TokenBucket;
 
 /// The largest number of cached JWTs.
 const MAX_VERIFIED: u64 = 10_000;

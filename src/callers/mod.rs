@@ -29,7 +29,7 @@ pub use grants::Permission;
 pub(crate) use grants::{Authorized, AuthorizedEntry, BundleEntryGrant, BundleGrant, Denied, Grant, Grants};
 use jwt::JwtCredentials;
 pub(crate) use jwt::{JwtError, is_accepted_value};
-pub(crate) use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter, TokenBucket};
+pub(crate) use rate_limit::{DistinctSubjectLimit, RateLimited, SubjectRateLimiter};
 pub(crate) use subject_token::{RequestedSubject, SubjectError, parse_subject};
 use subject_token::{SubjectFields, SubjectTokenRule};
 pub(crate) use violation::{PolicyRule, Violation};
@@ -39,6 +39,7 @@ use crate::config::{self, Config, Hs256Kind, Name, PolicyMode, ProfileKind, Rate
 use crate::hash::sha256;
 use crate::issuers::Issuers;
 use crate::metrics::Metrics;
+use crate::token_bucket::TokenBucket;
 use crate::tokens::{Hs256Profile, IdentityProfile, OauthProfile, Profiles, Subject};
 
 /// How a caller authenticated.

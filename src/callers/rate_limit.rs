@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::iter::once;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,43 +20,11 @@ use moka::sync::Cache;
 use crate::clock::{NoRandomness, Randomness};
 use crate::config::{Name, ProfileName, RateLimit};
 use crate::hash::PartsHasher;
+use crate::token_bucket::TokenBucket;
 use crate::tokens::Subject;
 
 /// The most buckets of a [`SubjectRateLimiter`]. An evicted bucket starts full again.
 const MAX_TRACKED_SUBJECTS: u64 = 200_000;
-
-/// A token bucket, stored as the time when it will be full again (generic cell rate algorithm, GCRA).
-#[derive(Default)]
-pub(crate) struct TokenBucket(AtomicU64);
-
-impl TokenBucket {
-    /// Takes a token at the monotonic time `now`.
-    ///
-    /// # Errors
-    /// The bucket is empty. The value is the time until the next token.
-    pub(crate) fn try_acquire(&self, rate: RateLimit, now: Duration) -> Result<(), Duration> {
-        let now = nanoseconds(now);
-        let interval = nanoseconds(rate.window) / u64::from(rate.requests).max(1);
-        let tolerance = interval.saturating_mul(u64::from(rate.burst));
-        let taken = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |full_at| {
-            let full_at = full_at.max(now).saturating_add(interval);
-            (full_at - now <= tolerance).then_some(full_at)
-        });
-        taken.map(|_| ()).map_err(|full_at| {
-            Duration::from_nanos(
-                full_at.saturating_add(interval).saturating_sub(now).saturating_sub(tolerance),
-            )
-        })
-    }
-
-    fn is_full(&self, now: Duration) -> bool {
-        self.0.load(Ordering::Acquire) <= nanoseconds(now)
-    }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
 
 /// Limits requests for new tokens, with one token bucket for each caller, profile or bundle, and subject. Stores salted hashes
 /// instead of subjects; each process has its own salt.

@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -38,6 +39,7 @@ pub use hs256::Hs256Kind;
 pub use issuers::{CallerJwtConfig, IssuerConfig, SubjectTokenConfig};
 pub(crate) use issuers::{IssuerKeySource, KeyAddress, KeyFetchConfig};
 pub(crate) use listen::ListenAddress;
+pub use names::RemoteKeyName;
 pub use names::{Algorithm, HttpsOrLoopbackUrl, KeyId, Name, ProfileKind, ProfileName, SubjectPattern};
 pub(crate) use names::{ClientSan, Issuer, OrgId, validate_text};
 pub(crate) use ops_address::{OpsAddress, OpsTls};
@@ -249,6 +251,8 @@ pub struct KeysetConfig {
     pub passphrase: Option<SecretString>,
     /// Opens sealed keys; `None` if the keys aren't sealed.
     pub(crate) seal: Option<SealConfig>,
+    /// Signs with the keys that `keyset.toml` lists with `remote`; `None` if the keyset has none.
+    pub(crate) signed_by: Option<Arc<StoreConfig>>,
     /// All keys of a keyset sign with one algorithm, the one of its profiles (RFC 8725, section 3.1).
     pub algorithm: Algorithm,
     /// The longest lifetime of a token that the keys may have signed.

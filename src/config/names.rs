@@ -164,6 +164,45 @@ impl fmt::Display for KeyId {
     }
 }
 
+/// A store's name for a key that signs there, with its version where the store has versions: `NAME` or `NAME:VERSION`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RemoteKeyName {
+    pub(crate) name: String,
+    pub(crate) version: Option<u32>,
+}
+
+impl RemoteKeyName {
+    /// Validates a name. Behind its last colon, a number is the version.
+    ///
+    /// # Errors
+    /// Any other text; the message says which characters are allowed.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let safe = |b: u8| b.is_ascii_alphanumeric() || b"._:/-".contains(&b);
+        let is_name = |text: &str| {
+            (1..=256).contains(&text.len()) && text.bytes().all(safe) && !text.starts_with(['.', ':', '/'])
+        };
+        let version = text.rsplit_once(':').and_then(|(name, version)| Some((name, version.parse().ok()?)));
+        match version {
+            Some((name, version)) if is_name(name) && version > 0 => {
+                Ok(Self { name: name.to_owned(), version: Some(version) })
+            }
+            None if is_name(text) => Ok(Self { name: text.to_owned(), version: None }),
+            _ => Err("must be a store's name for a key, for example \"crm-key:1\": 1 to 256 letters, digits or any of \
+                 `._:/-`, and behind the last colon its version"
+                .to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for RemoteKeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.version {
+            Some(version) => write!(f, "{}:{version}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
 /// The `iss` of an identity token: the *JSON Web Key Issuer* of the keyset in Salesforce Setup. Salesforce compares
 /// it byte for byte, so it is neither trimmed nor normalized.
 #[derive(Clone, Debug, PartialEq, Eq)]

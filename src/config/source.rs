@@ -160,6 +160,8 @@ pub(crate) enum WarningCode {
     UnusedIssuer,
     /// No keyset refers to a store.
     UnusedStore,
+    /// A store signs identity tokens, so each page load waits for it.
+    RemoteIdentity,
 }
 
 impl Problem {

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use super::{HttpsOrLoopbackUrl, Name, UnverifiedPath};
+use super::{HttpsOrLoopbackUrl, Name, RateLimit, UnverifiedPath};
 
-/// A store of keys outside of this host. It seals private keys, so that they don't lie on a disk in the clear.
+/// A store of keys outside of this host. It seals private keys, so that they don't lie on a disk in the clear, or signs with keys that
+/// never leave it.
 #[derive(PartialEq, Eq)]
 pub(crate) struct StoreConfig {
     pub(crate) name: Name,
     pub(crate) kind: StoreKind,
+    /// The most signatures that this process asks for.
+    pub(crate) signature_rate: RateLimit,
+    /// The most signatures that this process asks for at once.
+    pub(crate) concurrent_signatures: usize,
 }
 
 #[derive(PartialEq, Eq)]

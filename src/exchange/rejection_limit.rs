@@ -8,8 +8,8 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::request::CacheKey;
-use crate::callers::TokenBucket;
 use crate::config::RateLimit;
+use crate::token_bucket::TokenBucket;
 
 /// Allows a burst of three rejections, then one in 30 s.
 pub(crate) const REJECTION_RATE: RateLimit =

@@ -27,7 +27,7 @@ use crate::files::{parent_directory, reject_replaceable_by_others};
 use crate::hash::PartsHasher;
 use crate::metrics::Metrics;
 use crate::shell;
-use crate::stores::{SealContext, Unsealer};
+use crate::stores::{SealContext, StoreSessions};
 
 impl KeyRing {
     /// Opens and checks the keys of all keysets. `previous` is the ring that it replaces. The requests to stores are counted in `metrics`.
@@ -107,7 +107,7 @@ struct Loader<'a> {
     /// The key ids of retired keys, by modulus: those whose file can be read and that this process hasn't published.
     /// [`PublicationHistory`] has those that it has published.
     retired: BTreeMap<ModulusHash, KeyId>,
-    unsealer: Unsealer<'a>,
+    sessions: StoreSessions<'a>,
     /// The sealed key of the keyset that is being loaded that its store couldn't open.
     unopened: Option<UnopenedKey>,
     problems: Vec<Problem>,
@@ -143,7 +143,7 @@ impl<'a> Loader<'a> {
             opened,
             previous,
             retired: BTreeMap::new(),
-            unsealer: Unsealer::new(metrics),
+            sessions: StoreSessions::new(metrics),
             unopened: None,
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -264,7 +264,7 @@ impl<'a> Loader<'a> {
         if let Some(known) = self.opened_key(source) {
             return Some(known);
         }
-        match sealed.open(context, seal, &mut self.unsealer) {
+        match sealed.open(context, seal, &mut self.sessions) {
             Ok(private) => Some(LoadedKey::new(private, source)),
             Err(error) => {
                 let (message, store_is_transient) = (error.to_string(), error.store_is_transient());

@@ -21,7 +21,7 @@ use super::publication_history::ModulusHash;
 use crate::clock::{NoRandomness, Randomness};
 use crate::config::{Name, SealConfig};
 use crate::hash::{PartsHasher, sha256};
-use crate::stores::{DATA_KEY_LEN, DataKey, SealContext, StoreError, Unsealer};
+use crate::stores::{DATA_KEY_LEN, DataKey, SealContext, StoreError, StoreSessions};
 
 /// The extension of a sealed key's file, behind the key id.
 pub(crate) const SEALED_EXTENSION: &str = "key.sealed";
@@ -108,7 +108,7 @@ impl SealedKey {
         private: &PrivateKey,
         context: SealContext<'_>,
         seal: &SealConfig,
-        unsealer: &mut Unsealer<'_>,
+        sessions: &mut StoreSessions<'_>,
         randomness: &dyn Randomness,
     ) -> Result<Self, SealedKeyError> {
         let mut random = Ok(());
@@ -124,7 +124,7 @@ impl SealedKey {
             n: private.public.n.clone(),
             store: seal.store.kind.as_str().to_owned(),
             seal_key: seal.key.clone(),
-            data_key: seal_data_key(&data_key, context, seal, unsealer)?,
+            data_key: seal_data_key(&data_key, context, seal, sessions)?,
             ciphertext: encrypt(pem, &data_key, nonce, context),
         })
     }
@@ -137,12 +137,12 @@ impl SealedKey {
         self,
         context: SealContext<'_>,
         seal: &SealConfig,
-        unsealer: &mut Unsealer<'_>,
+        sessions: &mut StoreSessions<'_>,
     ) -> Result<Self, SealedKeyError> {
-        let data_key = self.open_data_key(context, seal, unsealer)?;
+        let data_key = self.open_data_key(context, seal, sessions)?;
         // A file that doesn't open stays as it is.
         decrypt(&self.ciphertext, &data_key, context)?;
-        let data_key = seal_data_key(&data_key, context, seal, unsealer)?;
+        let data_key = seal_data_key(&data_key, context, seal, sessions)?;
         Ok(Self { data_key, ..self })
     }
 
@@ -154,9 +154,9 @@ impl SealedKey {
         &self,
         context: SealContext<'_>,
         seal: &SealConfig,
-        unsealer: &mut Unsealer<'_>,
+        sessions: &mut StoreSessions<'_>,
     ) -> Result<PrivateKey, SealedKeyError> {
-        let data_key = self.open_data_key(context, seal, unsealer)?;
+        let data_key = self.open_data_key(context, seal, sessions)?;
         let pem = decrypt(&self.ciphertext, &data_key, context)?;
         let private = PrivateKey::parse(&pem, None)?;
         if private.public.n == self.n { Ok(private) } else { Err(SealedKeyError::OtherKey) }
@@ -185,10 +185,10 @@ impl SealedKey {
         &self,
         context: SealContext<'_>,
         seal: &SealConfig,
-        unsealer: &mut Unsealer<'_>,
+        sessions: &mut StoreSessions<'_>,
     ) -> Result<DataKey, SealedKeyError> {
         self.check_names(context, seal)?;
-        unsealer.unseal(seal, &self.data_key, context).map_err(|error| store_error(seal, error))
+        sessions.unseal(seal, &self.data_key, context).map_err(|error| store_error(seal, error))
     }
 
     /// The text of its file.
@@ -215,10 +215,10 @@ fn seal_data_key(
     data_key: &DataKey,
     context: SealContext<'_>,
     seal: &SealConfig,
-    unsealer: &mut Unsealer<'_>,
+    sessions: &mut StoreSessions<'_>,
 ) -> Result<String, SealedKeyError> {
-    let sealed = unsealer.seal(seal, data_key, context).map_err(|error| store_error(seal, error))?;
-    let opened = unsealer.unseal(seal, &sealed, context).map_err(|error| store_error(seal, error))?;
+    let sealed = sessions.seal(seal, data_key, context).map_err(|error| store_error(seal, error))?;
+    let opened = sessions.unseal(seal, &sealed, context).map_err(|error| store_error(seal, error))?;
     if opened.expose_secret() != data_key.expose_secret() {
         return Err(SealedKeyError::SelfTest(seal.store.name.clone()));
     }

@@ -8,6 +8,9 @@ pub(crate) enum StoreError {
     /// There was no usable answer. Another attempt may succeed.
     #[error("doesn't answer: {0}")]
     Unavailable(String),
+    /// The store asks for fewer requests.
+    #[error("asks for fewer requests: {0}")]
+    Throttled(String),
     /// The store refused the login, or the token that it gave. Somebody can change that in the store, so another attempt may succeed.
     #[error("refuses tokenmint: {0}")]
     Denied(String),
@@ -17,13 +20,18 @@ pub(crate) enum StoreError {
     /// A file of `[stores.NAME]` can't be used.
     #[error("`{key}` {reason}")]
     File { key: &'static str, reason: String },
+    /// The store returned what the key's public key doesn't verify.
+    #[error(
+        "returned a signature that the public key doesn't verify, so it isn't used: compare the key in the store"
+    )]
+    WrongSignature,
 }
 
 impl StoreError {
     /// Whether the same attempt may succeed later, without a change here.
     pub(crate) const fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Denied(_) => true,
+            Self::Unavailable(_) | Self::Throttled(_) | Self::Denied(_) | Self::WrongSignature => true,
             Self::Refused(_) | Self::File { .. } => false,
         }
     }
@@ -32,9 +40,11 @@ impl StoreError {
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
+            Self::Throttled(_) => "throttled",
             Self::Denied(_) => "denied",
             Self::Refused(_) => "refused",
             Self::File { .. } => "file",
+            Self::WrongSignature => "wrong_signature",
         }
     }
 }

@@ -1,18 +1,24 @@
-//! Stores of keys outside of this host, which seal private keys by envelope encryption: a data key encrypts the private key for its file, and
-//! the store encrypts the data key. The private key itself is never sent.
+//! Stores of keys outside of this host. They seal private keys, or sign with keys that never leave them.
 //!
-//! - A data key is bound to a keyset and a key id ([`SealContext`]) by authenticated encryption.
-//! - A store is used at load and by commands, never by a request. Each load logs in anew, so no session is kept.
-//! - [`Unsealer`] opens the keys of one load. After a store didn't answer, it isn't asked again, so that an outage costs one timeout,
-//!   however many keys there are.
+//! Sealing is envelope encryption: a data key encrypts the private key for its file, and the store encrypts the data key. The private key
+//! itself is never sent. A data key is bound to a keyset and a key id ([`SealContext`]) by authenticated encryption.
+//!
+//! - Loads and commands use [`StoreSessions`], which logs in anew each time, so no session is kept. After a store didn't answer, it isn't
+//!   asked again in that load, so that an outage costs one timeout, however many keys there are.
+//! - Requests use a [`RemoteSigner`] for each key that signs in a store. All keys of a store share its [`StoreConnection`].
 //!
 //! Each kind of store has a file of its own, and implements the trait of `store`.
 
+mod circuit_breaker;
+mod connection;
 mod error;
+mod remote_signer;
+mod sessions;
 mod store;
-mod unsealer;
 mod vault;
 
+pub(crate) use connection::StoreConnection;
 pub(crate) use error::StoreError;
+pub(crate) use remote_signer::{RemoteSigner, RemoteSigningError};
+pub(crate) use sessions::StoreSessions;
 pub(crate) use store::{DATA_KEY_LEN, DataKey, SealContext};
-pub(crate) use unsealer::Unsealer;

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::time::Duration;
 
 use secrecy::SecretBox;
 
 use super::error::StoreError;
-use crate::config::{KeyId, Name};
+use crate::config::{Algorithm, KeyId, Name, RemoteKeyName};
 
 /// The length of a data key in bytes, for AES-256.
 pub(crate) const DATA_KEY_LEN: usize = 32;
@@ -28,9 +29,16 @@ impl fmt::Display for SealContext<'_> {
     }
 }
 
+/// The times of a session, from its start.
+#[derive(Clone, Copy)]
+pub(super) struct SessionLifetime {
+    pub(super) renew_after: Duration,
+    pub(super) ends_after: Duration,
+}
+
 pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A session with a store that seals data keys.
+/// A session with a store that seals data keys, and signs with keys of its own.
 pub(super) trait Store: Send + Sync {
     /// Encrypts a data key with the store's key `seal_key`, for `context`.
     fn seal<'a>(
@@ -47,6 +55,27 @@ pub(super) trait Store: Send + Sync {
         sealed: &'a str,
         context: SealContext<'a>,
     ) -> BoxFuture<'a, Result<DataKey, StoreError>>;
+
+    /// Returns the public key of a key that signs, in PEM (`SubjectPublicKeyInfo`).
+    fn public_key<'a>(&'a self, key: &'a RemoteKeyName) -> BoxFuture<'a, Result<String, StoreError>>;
+
+    /// Signs a message with this digest by RSASSA-PKCS1-v1_5. Nobody has verified the signature.
+    fn sign<'a>(
+        &'a self,
+        key: &'a RemoteKeyName,
+        algorithm: Algorithm,
+        digest: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, StoreError>>;
+
+    /// Makes an RSA key that signs, which the store doesn't export. Returns its name.
+    fn create_key<'a>(
+        &'a self,
+        name: &'a str,
+        bits: usize,
+    ) -> BoxFuture<'a, Result<RemoteKeyName, StoreError>>;
+
+    /// How long after its start the session should be replaced by another, and when it ends; `None` if it doesn't end by itself.
+    fn lifetime(&self) -> Option<SessionLifetime>;
 
     /// Ends the session, if the store knows of it.
     fn log_out(&self) -> BoxFuture<'_, ()>;

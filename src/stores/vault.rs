@@ -1,23 +1,27 @@
 //! The transit secrets engine of HashiCorp Vault and OpenBao.
 //!
 //! - <https://openbao.org/api-docs/secret/transit/>: `encrypt` and `decrypt` with `associated_data`, which only keys of authenticated
-//!   encryption support, for example `aes256-gcm96`.
+//!   encryption support, for example `aes256-gcm96`. `sign` takes the hash function from its path, and a signature says which version of
+//!   the key made it.
 //! - <https://openbao.org/api-docs/auth/jwt/#jwt-login>: the login by a JWT. The auth method `kubernetes` has the same request.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response};
+use reqwest::{Client, RequestBuilder, Response};
 use secrecy::{ExposeSecret as _, SecretBox};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
-use super::store::{BoxFuture, DATA_KEY_LEN, DataKey, SealContext, Store};
-use crate::config::{UnverifiedPath, VaultConfig, VaultLogin};
+use super::store::{BoxFuture, DATA_KEY_LEN, DataKey, SealContext, SessionLifetime, Store};
+use crate::config::{Algorithm, RemoteKeyName, UnverifiedPath, VaultConfig, VaultLogin};
 use crate::files::OpenedFile;
 use crate::http_client;
 
@@ -45,12 +49,18 @@ pub(super) struct Vault {
     token: Option<HeaderValue>,
     /// Whether the token came from a login, so that it is revoked at the end.
     is_own_token: bool,
+    lifetime: Option<SessionLifetime>,
 }
 
-/// The outcome of a request: a body, or the status and what the store says about it.
+/// The outcome of a request: a body, or the status and the errors that the store lists.
 enum Answer {
     Success(Zeroizing<Vec<u8>>),
-    Failure(StatusCode, String),
+    Failure(StatusCode, Option<String>),
+}
+
+/// What a store said, or else its status.
+fn said(status: StatusCode, errors: Option<String>) -> String {
+    errors.unwrap_or_else(|| format!("status {}", status.as_u16()))
 }
 
 impl Vault {
@@ -69,6 +79,7 @@ impl Vault {
             namespace,
             token: None,
             is_own_token: false,
+            lifetime: None,
         };
         match &config.login {
             VaultLogin::TokenFile(file) => {
@@ -80,29 +91,39 @@ impl Vault {
                 let body = match login {
                     Answer::Success(body) => body,
                     // Vault answers 400 to a JWT or role that it doesn't accept.
-                    Answer::Failure(_, said) => {
+                    Answer::Failure(status, errors) => {
+                        let said = said(status, errors);
                         return Err(StoreError::Denied(format!("the login as `{role}` failed: {said}")));
                     }
                 };
                 let reply: LoginReply<'_> = parse(&body)?;
                 vault.token = Some(token_header(reply.auth.client_token)?);
                 vault.is_own_token = true;
+                // Zero means that the token doesn't expire.
+                let seconds = Some(reply.auth.lease_duration).filter(|seconds| *seconds > 0);
+                vault.lifetime = seconds
+                    .map(Duration::from_secs)
+                    .map(|ends_after| SessionLifetime { renew_after: ends_after / 2, ends_after });
             }
         }
         Ok(vault)
     }
 
-    /// Sends a request. Any status but 2xx, 400 and 404 is an error.
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, StoreError> {
         // Large enough that it doesn't grow, which would leave copies of a secret in memory.
         let mut json = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
         serde_json::to_writer(&mut *json, body).expect("text can be written to memory");
-        let mut request = self
-            .client
-            .post(format!("{}{path}", self.base))
-            .header(CONTENT_TYPE, "application/json")
-            .header(REQUEST_HEADER, "true")
-            .body(Bytes::from_owner(json));
+        let request = self.client.post(format!("{}{path}", self.base));
+        self.send(path, request.header(CONTENT_TYPE, "application/json").body(Bytes::from_owner(json))).await
+    }
+
+    async fn get(&self, path: &str) -> Result<Answer, StoreError> {
+        self.send(path, self.client.get(format!("{}{path}", self.base))).await
+    }
+
+    /// Sends a request. Any status but 2xx, 400 and 404 is an error.
+    async fn send(&self, path: &str, request: RequestBuilder) -> Result<Answer, StoreError> {
+        let mut request = request.header(REQUEST_HEADER, "true");
         if let Some(namespace) = &self.namespace {
             request = request.header(NAMESPACE_HEADER, namespace.clone());
         }
@@ -126,12 +147,16 @@ impl Vault {
         if status.is_success() {
             return Ok(Answer::Success(body));
         }
-        let said = listed_errors(&body).unwrap_or_else(|| format!("status {}", status.as_u16()));
+        let errors = listed_errors(&body);
+        if matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) {
+            return Ok(Answer::Failure(status, errors));
+        }
+        let said = said(status, errors);
         match status {
             // A path that doesn't exist is forbidden too, for a token whose policy doesn't name it.
             StatusCode::FORBIDDEN => Err(StoreError::Denied(format!("{said}, at {path}"))),
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Ok(Answer::Failure(status, said)),
-            // 503 is a sealed store, 429 a quota, 3xx a standby that doesn't forward requests, 500 a failure of the store.
+            StatusCode::TOO_MANY_REQUESTS => Err(StoreError::Throttled(said)),
+            // 503 is a sealed store, 3xx a standby that doesn't forward requests, 500 a failure of the store.
             _ => Err(StoreError::Unavailable(said)),
         }
     }
@@ -147,13 +172,33 @@ impl Vault {
         let mount = &self.mount;
         match self.post(&format!("{mount}/{operation}/{seal_key}"), body).await? {
             Answer::Success(body) => Ok(body),
-            Answer::Failure(StatusCode::NOT_FOUND, said) => Err(StoreError::Refused(format!(
-                "has no transit secrets engine at `{mount}` ({said}): set `mount`"
-            ))),
-            Answer::Failure(_, said) => Err(StoreError::Refused(format!(
-                "can't {operation} with the key `{seal_key}`: {said}{advice}"
+            Answer::Failure(StatusCode::NOT_FOUND, errors) => {
+                Err(self.no_engine(&said(StatusCode::NOT_FOUND, errors)))
+            }
+            Answer::Failure(status, errors) => Err(StoreError::Refused(format!(
+                "can't {operation} with the key `{seal_key}`: {}{advice}",
+                said(status, errors)
             ))),
         }
+    }
+
+    fn no_engine(&self, said: &str) -> StoreError {
+        StoreError::Refused(format!(
+            "has no transit secrets engine at `{}` ({said}): set `mount`",
+            self.mount
+        ))
+    }
+
+    /// Returns the versions of a key and its type; `None` if there is no such key.
+    async fn versions(&self, name: &str) -> Result<Option<KeyReply>, StoreError> {
+        let body = match self.get(&format!("{}/keys/{name}", self.mount)).await? {
+            Answer::Success(body) => body,
+            // A key that doesn't exist has an empty list of errors, and a mount that doesn't exist hasn't.
+            Answer::Failure(StatusCode::NOT_FOUND, None) => return Ok(None),
+            Answer::Failure(status, errors) => return Err(self.no_engine(&said(status, errors))),
+        };
+        let reply: Reply<KeyReply> = parse(&body)?;
+        Ok(Some(reply.data))
     }
 }
 
@@ -195,6 +240,94 @@ impl Store for Vault {
         })
     }
 
+    fn public_key<'a>(&'a self, key: &'a RemoteKeyName) -> BoxFuture<'a, Result<String, StoreError>> {
+        Box::pin(async move {
+            let RemoteKeyName { name, .. } = key;
+            let version = version_of(key)?;
+            let reply = self.versions(name).await?.ok_or_else(|| {
+                StoreError::Refused(format!(
+                    "has no key `{name}` at `{}`: `tokenmint keys new KID --remote` makes one",
+                    self.mount
+                ))
+            })?;
+            if !reply.kind.starts_with("rsa-") {
+                return Err(StoreError::Refused(format!(
+                    "has the key `{name}` with type {}: Salesforce needs an RSA key",
+                    reply.kind
+                )));
+            }
+            let has: Vec<&str> = reply.keys.keys().map(String::as_str).collect();
+            let wanted =
+                reply.keys.get(&version.to_string()).and_then(|version| version.get("public_key")?.as_str());
+            wanted.map(str::to_owned).ok_or_else(|| {
+                StoreError::Refused(format!(
+                    "has no version {version} of the key `{name}`, but {}",
+                    has.join(", ")
+                ))
+            })
+        })
+    }
+
+    fn sign<'a>(
+        &'a self,
+        key: &'a RemoteKeyName,
+        algorithm: Algorithm,
+        digest: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, StoreError>> {
+        Box::pin(async move {
+            let version = version_of(key)?;
+            let hash = match algorithm {
+                Algorithm::Rs256 => "sha2-256",
+                Algorithm::Rs512 => "sha2-512",
+            };
+            let request = Sign {
+                input: &STANDARD.encode(digest),
+                prehashed: true,
+                key_version: version,
+                signature_algorithm: "pkcs1v15",
+                marshaling_algorithm: "jws",
+            };
+            let path = format!("{}/sign/{}/{hash}", self.mount, key.name);
+            let body = match self.post(&path, &request).await? {
+                Answer::Success(body) => body,
+                Answer::Failure(status, errors) => {
+                    let said = said(status, errors);
+                    return Err(StoreError::Refused(format!("can't sign with the key `{key}`: {said}")));
+                }
+            };
+            let reply: Reply<SignReply<'_>> = parse(&body)?;
+            let encoded = reply.data.signature.strip_prefix(&format!("vault:v{version}:"));
+            let signature = encoded.and_then(|encoded| URL_SAFE_NO_PAD.decode(encoded).ok());
+            signature.ok_or_else(|| StoreError::Unavailable("its answer isn't one of Vault's".to_owned()))
+        })
+    }
+
+    fn create_key<'a>(
+        &'a self,
+        name: &'a str,
+        bits: usize,
+    ) -> BoxFuture<'a, Result<RemoteKeyName, StoreError>> {
+        Box::pin(async move {
+            if self.versions(name).await?.is_some() {
+                return Err(StoreError::Refused(format!(
+                    "has a key `{name}` already: list a version of it with --remote={name}:1, or take another name"
+                )));
+            }
+            let path = format!("{}/keys/{name}", self.mount);
+            match self.post(&path, &CreateKey { kind: &format!("rsa-{bits}") }).await? {
+                Answer::Success(_) => Ok(RemoteKeyName { name: name.to_owned(), version: Some(1) }),
+                Answer::Failure(status, errors) => {
+                    let said = said(status, errors);
+                    Err(StoreError::Refused(format!("can't make the key `{name}`: {said}")))
+                }
+            }
+        })
+    }
+
+    fn lifetime(&self) -> Option<SessionLifetime> {
+        self.lifetime
+    }
+
     fn log_out(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if self.is_own_token {
@@ -203,6 +336,16 @@ impl Store for Vault {
             }
         })
     }
+}
+
+/// The version of a key. Without one, a rotation in the store would change which key signs.
+fn version_of(key: &RemoteKeyName) -> Result<u32, StoreError> {
+    let missing = || {
+        StoreError::Refused(format!(
+            "has versions of each key, and `remote` must say which one: for example `{key}:1`"
+        ))
+    };
+    key.version.ok_or_else(missing)
 }
 
 /// A client that follows no redirects, and trusts `ca_file` if it is given.
@@ -283,6 +426,38 @@ struct LoginReply<'a> {
 #[derive(Deserialize)]
 struct Auth<'a> {
     client_token: &'a str,
+    /// In seconds.
+    #[serde(default)]
+    lease_duration: u64,
+}
+
+#[derive(Serialize)]
+struct Sign<'a> {
+    input: &'a str,
+    prehashed: bool,
+    key_version: u32,
+    signature_algorithm: &'a str,
+    marshaling_algorithm: &'a str,
+}
+
+#[derive(Deserialize)]
+struct SignReply<'a> {
+    signature: &'a str,
+}
+
+#[derive(Serialize)]
+struct CreateKey<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+}
+
+/// A key of the transit engine.
+#[derive(Deserialize)]
+struct KeyReply {
+    #[serde(rename = "type")]
+    kind: String,
+    /// By version. A key that only encrypts has times in the place of public keys.
+    keys: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Serialize)]

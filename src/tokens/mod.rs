@@ -16,7 +16,6 @@ mod invalid_field;
 mod jws;
 mod lifetime;
 mod minted;
-mod queue;
 mod signer;
 mod subject;
 mod thread_pool;

@@ -28,13 +28,14 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::minted::MintError;
-use super::queue::{AcquireError, Acquired, Permit, SigningQueue, TakenWaiter};
+
 use super::thread_pool::ThreadPool;
 use crate::config::Algorithm;
 use crate::keys::{
     BatchParams, BatchSigner, MessageHash, PrivateKey, SignRequest, SigningFailed, hash_message,
 };
 use crate::metrics::Metrics;
+use crate::signing_queue::{AcquireError, Acquired, Permit, SigningQueue, TakenWaiter};
 
 /// How long a signature may wait for a permit.
 const QUEUE_TIMEOUT: Duration = Duration::from_millis(250);

@@ -16,7 +16,7 @@
     reason = "a test panics to fail, and says how much it has tried"
 )]
 
-#[path = "../../src/tokens/queue.rs"]
+#[path = "../../src/signing_queue.rs"]
 #[allow(dead_code, unused_imports, reason = "its unit tests aren't run here")]
 mod queue;
 #[path = "../../src/exchange/single_flight.rs"]

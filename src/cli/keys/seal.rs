@@ -15,7 +15,7 @@ use crate::keys::{
     DirectoryContents, KeyDirectory, KeyFile, PrivateKey, SEALED_EXTENSION, SealedKey, key_file,
 };
 use crate::metrics::Metrics;
-use crate::stores::{SealContext, Unsealer};
+use crate::stores::{SealContext, StoreSessions};
 
 /// Seal a private key: encrypt KID.key with the keyset's store
 ///
@@ -136,14 +136,14 @@ impl ResealKeysCommand {
             CliError::Failed(format!("{}: can't be listed: {error}", directory_path.display()))
         })?;
         let metrics = Metrics::new();
-        let mut unsealer = Unsealer::new(&metrics);
+        let mut sessions = StoreSessions::new(&metrics);
         let mut done = Vec::new();
         for (kid, file) in contents.keys {
             let KeyFile::Sealed(path) = file else { continue };
             let failed = |reason: String| CliError::Failed(format!("{}: {reason}", path.display()));
             let sealed = SealedKey::read(&path).map_err(|error| failed(error.to_string()))?;
             let resealed =
-                sealed.reseal(SealContext { keyset: &keyset.name, kid: &kid }, seal, &mut unsealer);
+                sealed.reseal(SealContext { keyset: &keyset.name, kid: &kid }, seal, &mut sessions);
             let resealed = resealed.map_err(|error| failed(error.to_string()))?;
             directory.replace_file(&path, resealed.to_text().as_bytes())?;
             done.push(SealedOutput { kid, sealed_key: path, removed: None });
@@ -184,9 +184,9 @@ fn compare_sealed_key(
     seal: &SealConfig,
 ) -> Result<(), CliError> {
     let metrics = Metrics::new();
-    let mut unsealer = Unsealer::new(&metrics);
+    let mut sessions = StoreSessions::new(&metrics);
     let context = SealContext { keyset: &keyset.name, kid };
-    let opened = SealedKey::read(path).and_then(|sealed| sealed.open(context, seal, &mut unsealer));
+    let opened = SealedKey::read(path).and_then(|sealed| sealed.open(context, seal, &mut sessions));
     let reason = match opened {
         Ok(opened) if opened.public.n == plain.public.n => return Ok(()),
         Ok(_) => "is another key than the one in the clear beside it: move one of them away".to_owned(),
@@ -208,10 +208,10 @@ pub(super) fn seal_text(
 ) -> Result<String, CliError> {
     let seal = seal_of(keyset)?;
     let metrics = Metrics::new();
-    let mut unsealer = Unsealer::new(&metrics);
+    let mut sessions = StoreSessions::new(&metrics);
     let randomness = &*context.clock_and_rng.randomness;
     let context = SealContext { keyset: &keyset.name, kid };
-    let sealed = SealedKey::seal(pem, private, context, seal, &mut unsealer, randomness);
+    let sealed = SealedKey::seal(pem, private, context, seal, &mut sessions, randomness);
     let sealed =
         sealed.map_err(|error| CliError::Failed(format!("the key `{kid}` can't be sealed: {error}")))?;
     Ok(sealed.to_text())

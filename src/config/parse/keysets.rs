@@ -9,7 +9,7 @@ use super::super::{
     Algorithm, IdentityConfig, KeyId, KeysetConfig, KeysetSource, MIN_TTL, Name, OauthConfig, ProfileKind,
     ProfileName,
 };
-use super::stores::{Stores, parse_seal};
+use super::stores::{Stores, parse_seal, parse_signed_by};
 use super::{DefinedNames, HOUR};
 
 pub(super) fn parse_keyset(
@@ -24,6 +24,7 @@ pub(super) fn parse_keyset(
     let kid = section.optional("kid", |node| KeyId::parse(&parse_string(node)?));
     let passphrase = section.secret("passphrase", "passphrase_file");
     let seal = parse_seal(section, stores, defined);
+    let signed_by = parse_signed_by(section, stores, defined);
     let publish_lead = section.duration_or_default("publish_lead");
     let retire_margin = section.duration_or_default("retire_margin");
     if publish_lead < HOUR {
@@ -48,8 +49,8 @@ pub(super) fn parse_keyset(
     if !section.has("directory") && !section.has("kid") {
         section.problem("kid", "is missing: the key id that Salesforce Setup knows this key by");
     }
-    // Without its seal, each key would be reported as well.
-    if seal.is_none() && section.has("sealed_by") {
+    // Without its store, each key would be reported as well.
+    if seal.is_none() && section.has("sealed_by") || signed_by.is_none() && section.has("signed_by") {
         return None;
     }
     // Without its passphrase, the key would be reported as well.
@@ -69,6 +70,7 @@ pub(super) fn parse_keyset(
         keys,
         passphrase,
         seal,
+        signed_by,
         algorithm: Algorithm::Rs256,
         longest_life: MIN_TTL,
         publish_lead,

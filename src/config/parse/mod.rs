@@ -35,7 +35,7 @@ use hs256::hs256_profile;
 use issuers::{parse_issuer, reject_shared_jwts, warn_unused_issuers};
 use keysets::{assign_algorithms, parse_keyset};
 use profiles::{parse_bundle, parse_identity, parse_oauth};
-use stores::{parse_store, warn_unused_stores};
+use stores::{parse_store, warn_remote_identity, warn_unused_stores};
 
 const HOUR: Duration = Duration::from_hours(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -154,6 +154,7 @@ pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
     reject_shared_secrets(root, &hs256, &issuers, server.as_ref());
     warn_unused_issuers(issuers_section.as_ref(), &issuers, &callers);
     warn_unused_stores(stores_section.as_ref(), &stores, &keysets);
+    warn_remote_identity(keysets_section.as_ref(), &keysets);
     warn_unusable_credentials(callers_section.as_ref(), &callers, server.as_ref());
     if callers.is_empty() && !root.has("callers") {
         root.warn(

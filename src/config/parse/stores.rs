@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::section::Section;
 use super::super::source::WarningCode;
 use super::super::stores::{SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
 use super::super::values::parse_string;
-use super::super::{HttpsOrLoopbackUrl, KeysetConfig, Name};
-use super::DefinedNames;
+use super::super::{HttpsOrLoopbackUrl, KeysetConfig, Name, ProfileKind, ProfileName, RateLimit};
+use super::{DefinedNames, saturating_u32};
 
 const LONGEST_NAME: usize = 128;
 const LONGEST_PATH: usize = 256;
@@ -21,10 +22,45 @@ pub(super) fn parse_store(name: &Name, section: &Section<'_>) -> Option<Arc<Stor
     if !section.has("kind") {
         section.problem("kind", "is missing: \"vault\" for HashiCorp Vault or OpenBao");
     }
-    // The other keys belong to the only kind so far.
-    let vault = parse_vault(section);
-    kind?;
-    Some(Arc::new(StoreConfig { name: name.clone(), kind: StoreKind::Vault(vault?) }))
+    let kind = kind?;
+    reject_keys_of_other_kinds(section, kind);
+    let kind = match kind {
+        "vault" => StoreKind::Vault(parse_vault(section)?),
+        // The schema has no other kind.
+        _ => return None,
+    };
+    let per_second = saturating_u32(section.count_or_default("max_signatures_per_second"));
+    let concurrent_signatures = section.count_or_default("max_concurrent_signatures");
+    Some(Arc::new(StoreConfig {
+        name: name.clone(),
+        kind,
+        // A small burst, because the quota of a store counts each second.
+        signature_rate: RateLimit {
+            requests: per_second,
+            window: Duration::from_secs(1),
+            burst: per_second.div_ceil(10),
+        },
+        concurrent_signatures,
+    }))
+}
+
+/// The keys of each kind of store, without those that all kinds have.
+const KEYS_OF_KINDS: &[(&str, &[&str])] = &[(
+    "vault",
+    &["address", "mount", "namespace", "ca_file", "token_file", "auth", "auth_mount", "role", "jwt_file"],
+)];
+
+/// Rejects the keys of other kinds of stores.
+fn reject_keys_of_other_kinds(section: &Section<'_>, kind: &str) {
+    let own = KEYS_OF_KINDS.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, keys)| keys);
+    for (other, keys) in KEYS_OF_KINDS {
+        for key in keys.iter().filter(|key| !own.contains(key) && section.has(key)) {
+            section.problem(
+                key,
+                format!("is for stores of kind `{other}`, and this one is `{kind}`: remove it"),
+            );
+        }
+    }
 }
 
 fn parse_vault(section: &Section<'_>) -> Option<VaultConfig> {
@@ -82,14 +118,7 @@ pub(super) fn parse_seal(
     stores: &Stores,
     defined: &DefinedNames,
 ) -> Option<SealConfig> {
-    let store = section.optional("sealed_by", |node| {
-        let name = Name::parse(&parse_string(node)?)?;
-        if defined.has("stores", name.as_str()) {
-            Ok(name)
-        } else {
-            Err(format!("`{name}` isn't a store; defined: {}", defined.list("stores")))
-        }
-    });
+    let store = parse_store_name(section, "sealed_by", defined);
     let key = section.optional("seal_key", |node| parse_name(&parse_string(node)?));
     match (section.has("sealed_by"), section.has("seal_key")) {
         (false, false) => return None,
@@ -111,6 +140,49 @@ pub(super) fn parse_seal(
     Some(SealConfig { store: stores.get(&store?)?.clone(), key: key? })
 }
 
+/// Reads `signed_by` of a keyset. `None` if no store signs with its keys, or if a problem was reported.
+pub(super) fn parse_signed_by(
+    section: &Section<'_>,
+    stores: &Stores,
+    defined: &DefinedNames,
+) -> Option<Arc<StoreConfig>> {
+    let store = parse_store_name(section, "signed_by", defined);
+    if section.has("signed_by") && !section.has("directory") {
+        section
+            .problem("signed_by", "is only for a `directory`, whose keyset.toml lists the keys of the store");
+    }
+    // A store with a problem was reported already.
+    Some(stores.get(&store?)?.clone())
+}
+
+/// Reads the name of a store that the configuration defines.
+fn parse_store_name(section: &Section<'_>, key: &'static str, defined: &DefinedNames) -> Option<Name> {
+    section.optional(key, |node| {
+        let name = Name::parse(&parse_string(node)?)?;
+        if defined.has("stores", name.as_str()) {
+            Ok(name)
+        } else {
+            Err(format!("`{name}` isn't a store; defined: {}", defined.list("stores")))
+        }
+    })
+}
+
+/// Warns about each keyset whose identity tokens a store signs: each page load waits for it.
+pub(super) fn warn_remote_identity(section: Option<&Section<'_>>, keysets: &BTreeMap<Name, KeysetConfig>) {
+    let Some(section) = section else { return };
+    for keyset in keysets.values() {
+        let Some(store) = &keyset.signed_by else { continue };
+        let is_identity = |profile: &&ProfileName| profile.kind == ProfileKind::Identity;
+        let Some(profile) = keyset.used_by.iter().find(is_identity) else { continue };
+        let message = format!(
+            "signs for `{profile}` in store `{}`: each page load waits for the store, and this process mints at most {} tokens a second \
+             with all keys of that store (`max_signatures_per_second`); a sealed key (`sealed_by`) signs in memory",
+            store.name, store.signature_rate.requests
+        );
+        section.warn(WarningCode::RemoteIdentity, keyset.name.as_str(), message);
+    }
+}
+
 /// Warns about stores that no keyset refers to.
 pub(super) fn warn_unused_stores(
     section: Option<&Section<'_>>,
@@ -120,10 +192,14 @@ pub(super) fn warn_unused_stores(
     // A keyset with a problem may refer to a store all the same.
     let Some(section) = section.filter(|section| !section.diagnostics().has_problems()) else { return };
     let is_used = |store: &Arc<StoreConfig>| {
-        keysets.values().filter_map(|keyset| keyset.seal.as_ref()).any(|seal| seal.store == *store)
+        let of_keyset = |keyset: &KeysetConfig| {
+            let sealing = keyset.seal.as_ref().map(|seal| &seal.store);
+            sealing.into_iter().chain(&keyset.signed_by).any(|used| used == store)
+        };
+        keysets.values().any(of_keyset)
     };
     for (name, _) in stores.iter().filter(|(_, store)| !is_used(store)) {
-        let message = "is used by no keyset: set `sealed_by` of a keyset, or remove it";
+        let message = "is used by no keyset: set `sealed_by` or `signed_by` of a keyset, or remove it";
         section.warn(WarningCode::UnusedStore, name.as_str(), message);
     }
 }

@@ -5,6 +5,7 @@ use super::ValueKind::{Duration, Flag, Moment, Text};
 use super::{KeySchema, PATH, PEM, Rule, SECRET, TableSchema, TextForm, ValueKind, key, table, text};
 
 const KEY_ID: TextForm = text("key id", "^[A-Za-z0-9_~:@+=-][A-Za-z0-9._~:@+=-]{0,127}$", 128);
+const REMOTE_KEY: TextForm = text("key of a store", "^[A-Za-z0-9_-][A-Za-z0-9._:/-]{0,255}$", 256);
 const ONE_SOURCE: &str = "exactly one of `directory`, `key_file` and `key`";
 
 pub(super) static KEYSETS: TableSchema = TableSchema::of_named("The keysets.", &KEYSET_ENTRY);
@@ -60,6 +61,13 @@ static KEYSET: TableSchema = TableSchema::new(
             "The store's name for the key that seals.",
         ),
         key(
+            "signed_by",
+            Text(super::NAME),
+            Conditional("needs `directory`"),
+            "The store that signs: the NAME of `[stores.NAME]`. Its keys are those that [`keyset.toml`](#keysettoml) lists with `remote`. \
+             They never leave the store. See [Remote signing](../operate/remote-signing.md).",
+        ),
+        key(
             "publish_lead",
             Duration { min: "1s", max: "90d" },
             Default("\"24h\""),
@@ -85,6 +93,7 @@ static KEYSET: TableSchema = TableSchema::new(
     Rule::Needs("seal_key", "sealed_by"),
     Rule::Excludes("sealed_by", "passphrase"),
     Rule::Excludes("sealed_by", "passphrase_file"),
+    Rule::Needs("signed_by", "directory"),
 ]);
 
 /// The file `keyset.toml`.
@@ -116,6 +125,13 @@ static SCHEDULED_KEY: TableSchema = TableSchema::new(
             Absent,
             "The date at which the key was retired. The key neither signs nor is published, whatever the date. The entry stays \
              in the schedule, because the dates of other keys depend on it. `true` is accepted too, with a warning.",
+        ),
+        key(
+            "remote",
+            Text(REMOTE_KEY),
+            Absent,
+            "The key of the store of `signed_by` that signs, in the place of a file `KID.key`: its name, and for `vault` its version, for \
+             example `crm-key:1`.",
         ),
         key(
             "emergency",

@@ -1,21 +1,22 @@
 //! The schema of `[stores.NAME]`.
 
 use super::Presence::{Absent, Conditional, Default, Derived, Required};
-use super::ValueKind::{Choice, Text};
+use super::ValueKind::{Choice, Count, Text};
 use super::{HTTPS_ORIGIN, KeySchema, PATH, Rule, TableSchema, TextForm, key, table, text};
 
 pub(super) const PATH_SEGMENT: TextForm = text("name", "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$", 128);
 const MOUNT: TextForm =
     text("path", "^/*[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127})*/*$", 260);
-const LOGIN: &str = "exactly one of `token_file` and `auth`";
+const LOGIN: &str = "with `kind = \"vault\"`, exactly one of `token_file` and `auth`";
 
 pub(super) static STORES: TableSchema =
-    TableSchema::of_named("The stores that seal private keys.", &STORE_ENTRY);
+    TableSchema::of_named("The stores that seal private keys, or sign.", &STORE_ENTRY);
 static STORE_ENTRY: KeySchema = table("NAME", &STORE);
 
 static STORE: TableSchema = TableSchema::new(
-    "A store that seals private keys, so that they don't lie on a disk in the clear. `sealed_by` of a keyset refers to it. See \
-     [Sealed keys](../operate/sealed-keys.md).",
+    "A store of keys outside of this host. `sealed_by` of a keyset lets it seal private keys, so that they don't lie on a disk in the \
+     clear: see [Sealed keys](../operate/sealed-keys.md). `signed_by` lets it sign with keys that never leave it: see [Remote \
+     signing](../operate/remote-signing.md).",
     &[
         key(
             "kind",
@@ -23,7 +24,12 @@ static STORE: TableSchema = TableSchema::new(
             Required,
             "The kind of store: `vault` is the transit secrets engine of HashiCorp Vault or OpenBao.",
         ),
-        key("address", Text(HTTPS_ORIGIN), Required, "The address of the store, without a path."),
+        key(
+            "address",
+            Text(HTTPS_ORIGIN),
+            Conditional("required with `kind = \"vault\"`"),
+            "The address of Vault or OpenBao, without a path.",
+        ),
         key(
             "mount",
             Text(MOUNT),
@@ -68,10 +74,23 @@ static STORE: TableSchema = TableSchema::new(
             Conditional("required with `auth`"),
             "The file with the JWT, for example the token of the pod's service account. The service reads it anew for each login.",
         ),
+        key(
+            "max_signatures_per_second",
+            Count { max: Some(100_000), reason: "" },
+            Default("200"),
+            "The most signatures that this process asks for in a second. Set it below the store's quota, divided by the number of replicas. \
+             Beyond it, requests wait for up to a second, and then get 503 with `Retry-After`.",
+        ),
+        key(
+            "max_concurrent_signatures",
+            Count { max: Some(1_000), reason: "" },
+            Default("16"),
+            "The most signatures that this process asks for at once.",
+        ),
     ],
 )
 .with_rules(&[
-    Rule::ExactlyOne(&["token_file", "auth"]),
+    Rule::AtMostOne(&["token_file", "auth"]),
     Rule::Needs("auth", "role"),
     Rule::Needs("auth", "jwt_file"),
     Rule::Excludes("token_file", "auth_mount"),

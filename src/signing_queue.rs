@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use crate::sync::{Mutex, MutexGuard};
 
 /// A job is a `J`; its outcome is an `R`.
-pub(super) struct SigningQueue<J, R> {
+pub(crate) struct SigningQueue<J, R> {
     state: Mutex<QueueState<J, R>>,
     /// The most waiters at a time.
     capacity: usize,
@@ -45,7 +45,7 @@ struct Waiter<J, R> {
 }
 
 /// A waiter whose job the holder of a permit does for it.
-pub(super) struct TakenWaiter<J, R> {
+pub(crate) struct TakenWaiter<J, R> {
     pub(crate) enqueued_at: Instant,
     pub(crate) job: J,
     sender: oneshot::Sender<Result<Acquired<J, R>, AcquireError>>,
@@ -60,7 +60,7 @@ impl<J, R> TakenWaiter<J, R> {
 }
 
 /// The successful end of a wait.
-pub(super) enum Acquired<J, R> {
+pub(crate) enum Acquired<J, R> {
     /// A permit, and the job back: the caller does it itself.
     Permit(Permit<J, R>, J),
     /// The holder of another permit did the job in its batch.
@@ -69,7 +69,7 @@ pub(super) enum Acquired<J, R> {
 
 /// The reasons why a wait ends without a permit or an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AcquireError {
+pub(crate) enum AcquireError {
     /// `capacity` waiters are there already.
     Full,
     /// The wait took longer than `max_wait`.
@@ -174,7 +174,7 @@ struct PoppedWaiters<J, R> {
 }
 
 /// The right to keep one core busy. Dropping it hands it to the oldest waiter.
-pub(super) struct Permit<J, R> {
+pub(crate) struct Permit<J, R> {
     queue: Arc<SigningQueue<J, R>>,
 }
 

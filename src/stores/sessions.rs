@@ -1,7 +1,8 @@
-//! [`Unsealer`]: calls stores from code that isn't asynchronous.
+//! [`StoreSessions`]: calls stores from code that isn't asynchronous.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
@@ -9,14 +10,14 @@ use tokio::runtime::{Builder, Runtime};
 use super::error::StoreError;
 use super::store::{DataKey, SealContext, Store};
 use super::vault::Vault;
-use crate::config::{Name, SealConfig, StoreConfig, StoreKind};
+use crate::config::{Algorithm, Name, RemoteKeyName, SealConfig, StoreConfig, StoreKind};
 use crate::metrics::Metrics;
 
 /// How long after its first request a load begins further ones. A service whose start takes 30 seconds is restarted by its platform.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Seals and unseals the data keys of one load or one command. It must not be used on a thread of a runtime.
-pub(crate) struct Unsealer<'a> {
+/// The sessions of one load or one command with stores. It must not be used on a thread of a runtime.
+pub(crate) struct StoreSessions<'a> {
     metrics: &'a Metrics,
     /// Made with the first request.
     runtime: Option<Runtime>,
@@ -24,12 +25,12 @@ pub(crate) struct Unsealer<'a> {
     /// When the first request began.
     began: Option<Instant>,
     /// The login to each store that was used.
-    sessions: BTreeMap<Name, Result<Box<dyn Store>, StoreError>>,
+    sessions: BTreeMap<Name, Result<Arc<dyn Store>, StoreError>>,
     /// The stores that didn't answer. They aren't asked again.
     unavailable: BTreeMap<Name, StoreError>,
 }
 
-impl<'a> Unsealer<'a> {
+impl<'a> StoreSessions<'a> {
     pub(crate) const fn new(metrics: &'a Metrics) -> Self {
         Self::with_timeout(metrics, LOAD_TIMEOUT)
     }
@@ -55,11 +56,7 @@ impl<'a> Unsealer<'a> {
         data_key: &DataKey,
         context: SealContext<'_>,
     ) -> Result<String, StoreError> {
-        let metrics = self.metrics;
-        let (runtime, store) = self.store(&seal.store)?;
-        let request = store.seal(&seal.key, data_key, context);
-        let result = measured(metrics, &seal.store, "seal", || runtime.block_on(request));
-        self.remember_outage(&seal.store, result)
+        self.call(&seal.store, "seal", |store| async move { store.seal(&seal.key, data_key, context).await })
     }
 
     /// Opens a sealed data key.
@@ -72,15 +69,73 @@ impl<'a> Unsealer<'a> {
         sealed: &str,
         context: SealContext<'_>,
     ) -> Result<DataKey, StoreError> {
+        self.call(
+            &seal.store,
+            "unseal",
+            |store| async move { store.unseal(&seal.key, sealed, context).await },
+        )
+    }
+
+    /// Returns the public key of a key that signs, in PEM.
+    ///
+    /// # Errors
+    /// The store can't be used, or has no such RSA key.
+    pub(crate) fn public_key(
+        &mut self,
+        config: &StoreConfig,
+        key: &RemoteKeyName,
+    ) -> Result<String, StoreError> {
+        self.call(config, "public_key", |store| async move { store.public_key(key).await })
+    }
+
+    /// Signs a message with this digest. Nobody has verified the signature.
+    ///
+    /// # Errors
+    /// The store can't be used, or doesn't sign.
+    pub(crate) fn sign(
+        &mut self,
+        config: &StoreConfig,
+        key: &RemoteKeyName,
+        algorithm: Algorithm,
+        digest: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
+        self.call(config, "sign", |store| async move { store.sign(key, algorithm, digest).await })
+    }
+
+    /// Makes an RSA key that signs. Returns its name.
+    ///
+    /// # Errors
+    /// The store can't be used, or has a key of that name.
+    pub(crate) fn create_key(
+        &mut self,
+        config: &StoreConfig,
+        name: &str,
+        bits: usize,
+    ) -> Result<RemoteKeyName, StoreError> {
+        self.call(config, "create_key", |store| async move { store.create_key(name, bits).await })
+    }
+
+    /// Sends a request to the store, and remembers if it didn't answer.
+    fn call<T, F>(
+        &mut self,
+        config: &StoreConfig,
+        operation: &'static str,
+        request: impl FnOnce(Arc<dyn Store>) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let metrics = self.metrics;
-        let (runtime, store) = self.store(&seal.store)?;
-        let request = store.unseal(&seal.key, sealed, context);
-        let result = measured(metrics, &seal.store, "unseal", || runtime.block_on(request));
-        self.remember_outage(&seal.store, result)
+        let (runtime, store) = self.store(config)?;
+        let result = measured(metrics, config, operation, || runtime.block_on(request(store)));
+        if let Err(error @ StoreError::Unavailable(_)) = &result {
+            self.unavailable.insert(config.name.clone(), error.clone());
+        }
+        result
     }
 
     /// Logs in to the store, unless that was done.
-    fn store(&mut self, config: &StoreConfig) -> Result<(&Runtime, &dyn Store), StoreError> {
+    fn store(&mut self, config: &StoreConfig) -> Result<(&Runtime, Arc<dyn Store>), StoreError> {
         let Self { metrics, runtime, timeout, began, sessions, unavailable } = self;
         if let Some(error) = unavailable.get(&config.name) {
             return Err(error.clone());
@@ -107,23 +162,11 @@ impl<'a> Unsealer<'a> {
             }
         };
         let store = session.as_ref().map_err(Clone::clone)?;
-        Ok((runtime, store.as_ref()))
-    }
-
-    /// Returns `result`. A store that didn't answer isn't asked again.
-    fn remember_outage<T>(
-        &mut self,
-        config: &StoreConfig,
-        result: Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        if let Err(error @ StoreError::Unavailable(_)) = &result {
-            self.unavailable.insert(config.name.clone(), error.clone());
-        }
-        result
+        Ok((runtime, store.clone()))
     }
 }
 
-impl Drop for Unsealer<'_> {
+impl Drop for StoreSessions<'_> {
     fn drop(&mut self) {
         let Some(runtime) = &self.runtime else { return };
         for (name, session) in &self.sessions {
@@ -140,9 +183,9 @@ impl Drop for Unsealer<'_> {
 ///
 /// # Errors
 /// The login failed, or a file of the configuration can't be used.
-async fn connect(config: &StoreConfig) -> Result<Box<dyn Store>, StoreError> {
+pub(super) async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
     match &config.kind {
-        StoreKind::Vault(vault) => Ok(Box::new(Vault::log_in(vault).await?)),
+        StoreKind::Vault(vault) => Ok(Arc::new(Vault::log_in(vault).await?)),
     }
 }
 
@@ -155,14 +198,22 @@ fn measured<T>(
 ) -> Result<T, StoreError> {
     let begin = Instant::now();
     let result = request();
-    let store = config.name.as_str();
-    let outcome = result.as_ref().map_or_else(StoreError::as_str, |_| "success");
-    metrics.store_requests.with_label_values(&[store, operation, outcome]).inc();
-    metrics
-        .store_request_duration
-        .with_label_values(&[store, operation])
-        .observe(begin.elapsed().as_secs_f64());
+    record_request(metrics, config, operation, begin.elapsed(), result.as_ref().err());
     result
+}
+
+/// Records a request that ended with `error`, or well.
+pub(super) fn record_request(
+    metrics: &Metrics,
+    config: &StoreConfig,
+    operation: &'static str,
+    took: Duration,
+    error: Option<&StoreError>,
+) {
+    let store = config.name.as_str();
+    let outcome = error.map_or("success", StoreError::as_str);
+    metrics.store_requests.with_label_values(&[store, operation, outcome]).inc();
+    metrics.store_request_duration.with_label_values(&[store, operation]).observe(took.as_secs_f64());
 }
 
 #[cfg(test)]
@@ -198,10 +249,10 @@ seal_key = "seal"
         let keysets = config.map_err(|invalid| format!("{:?}", invalid.problems)).expect("valid").keysets;
         let kid = KeyId::parse("K1").expect("an id");
         let metrics = Metrics::new();
-        let mut unsealer = Unsealer::with_timeout(&metrics, Duration::ZERO);
+        let mut sessions = StoreSessions::with_timeout(&metrics, Duration::ZERO);
         let mut errors = keysets.values().map(|keyset| {
             let seal = keyset.seal.as_ref().expect("sealed");
-            unsealer.unseal(seal, "vault:v1:x", SealContext { keyset: &keyset.name, kid: &kid }).err()
+            sessions.unseal(seal, "vault:v1:x", SealContext { keyset: &keyset.name, kid: &kid }).err()
         });
         assert!(matches!(errors.next(), Some(Some(StoreError::File { key: "token_file", .. }))));
         let late = errors.next().flatten();

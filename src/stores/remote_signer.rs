@@ -1,0 +1,143 @@
+//! [`RemoteSigner`]: signs with one key of a store, for the requests of a running service.
+//!
+//! - The circuit breaker of the key is asked first. Then a request waits until the limits of the store allow it.
+//! - An attempt has a deadline. One that the store didn't answer is repeated once; its connection was closed, so another is used. A
+//!   session that the store refuses is replaced once.
+//! - A signature that the public key doesn't verify is an error, whoever made it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::circuit_breaker::{CircuitBreaker, CircuitOpen};
+use super::connection::{LimitExceeded, StoreConnection};
+use super::error::StoreError;
+use super::store::Store;
+use crate::config::{Algorithm, RemoteKeyName};
+
+/// The longest time of one attempt.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest time of a login, which is part of an attempt's request but not of its time.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// When a request should come again after a failure that hasn't opened the circuit.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// One key of a store.
+pub(crate) struct RemoteSigner {
+    connection: Arc<StoreConnection>,
+    key: RemoteKeyName,
+    circuit: CircuitBreaker,
+}
+
+/// Why a store doesn't sign now.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum RemoteSigningError {
+    /// More signatures are wanted than `max_signatures_per_second` and `max_concurrent_signatures` allow.
+    #[error("store `{0}` is asked for more signatures than its limits allow (max_signatures_per_second)")]
+    LimitExceeded(String),
+    #[error("store `{store}` {cause}")]
+    Store { store: String, cause: StoreError, retry_after: Duration },
+}
+
+impl RemoteSigner {
+    pub(crate) fn new(connection: Arc<StoreConnection>, key: RemoteKeyName) -> Self {
+        Self { connection, key, circuit: CircuitBreaker::default() }
+    }
+
+    pub(crate) const fn connection(&self) -> &Arc<StoreConnection> {
+        &self.connection
+    }
+
+    pub(crate) const fn key(&self) -> &RemoteKeyName {
+        &self.key
+    }
+
+    /// Signs a message with this digest by RSASSA-PKCS1-v1_5. `is_valid` verifies a signature with the public key.
+    ///
+    /// # Errors
+    /// The store can't be used now, or its limits don't allow another signature in time.
+    pub(crate) async fn sign(
+        &self,
+        algorithm: Algorithm,
+        digest: &[u8],
+        is_valid: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<u8>, RemoteSigningError> {
+        let connection = &self.connection;
+        self.circuit.check(connection.now()).map_err(|open| self.circuit_open(open))?;
+        let _permit = connection
+            .acquire()
+            .await
+            .map_err(|LimitExceeded| RemoteSigningError::LimitExceeded(connection.config.name.to_string()))?;
+        self.circuit.begin(connection.now()).map_err(|open| self.circuit_open(open))?;
+        match self.sign_or_retry(algorithm, digest, is_valid).await {
+            Ok(signature) => {
+                if self.circuit.record_success() {
+                    tracing::info!(store = %connection.config.name, key = %self.key, "the store signs again");
+                }
+                Ok(signature)
+            }
+            Err(cause) => {
+                let store = connection.config.name.to_string();
+                if self.circuit.record_failure(cause.clone(), connection.now()) {
+                    tracing::error!(
+                        store, key = %self.key, %cause,
+                        "the store doesn't sign: its keyset mints no token until it does; it is asked again every few seconds"
+                    );
+                }
+                Err(RemoteSigningError::Store { store, cause, retry_after: RETRY_AFTER })
+            }
+        }
+    }
+
+    fn circuit_open(&self, CircuitOpen { cause, retry_after }: CircuitOpen) -> RemoteSigningError {
+        RemoteSigningError::Store { store: self.connection.config.name.to_string(), cause, retry_after }
+    }
+
+    async fn sign_or_retry(
+        &self,
+        algorithm: Algorithm,
+        digest: &[u8],
+        is_valid: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<u8>, StoreError> {
+        let session = self.session(None).await?;
+        let first = self.attempt(&session, algorithm, digest, &is_valid).await;
+        let refused = match &first {
+            Err(StoreError::Denied(_)) => Some(&session),
+            Err(StoreError::Unavailable(_)) => None,
+            _ => return first,
+        };
+        if !self.connection.allows_retry() {
+            return first;
+        }
+        let session = self.session(refused).await?;
+        self.attempt(&session, algorithm, digest, &is_valid).await
+    }
+
+    async fn session(&self, refused: Option<&Arc<dyn Store>>) -> Result<Arc<dyn Store>, StoreError> {
+        let session = tokio::time::timeout(LOGIN_TIMEOUT, self.connection.session(refused)).await;
+        session.unwrap_or_else(|_| Err(timed_out(LOGIN_TIMEOUT)))
+    }
+
+    async fn attempt(
+        &self,
+        session: &Arc<dyn Store>,
+        algorithm: Algorithm,
+        digest: &[u8],
+        is_valid: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<u8>, StoreError> {
+        let begin = self.connection.now();
+        let signed = tokio::time::timeout(ATTEMPT_TIMEOUT, session.sign(&self.key, algorithm, digest)).await;
+        let signed = signed.unwrap_or_else(|_| Err(timed_out(ATTEMPT_TIMEOUT)));
+        let verified = signed.and_then(|signature| {
+            if is_valid(&signature) { Ok(signature) } else { Err(StoreError::WrongSignature) }
+        });
+        let took = self.connection.now() - begin;
+        self.connection.record_signature(took, verified.as_ref().err());
+        verified
+    }
+}
+
+fn timed_out(after: Duration) -> StoreError {
+    StoreError::Unavailable(format!("not within {} s", after.as_secs()))
+}

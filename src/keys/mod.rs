@@ -55,7 +55,7 @@ pub(crate) use directory::{DirectoryError, KeyDirectory, ScheduleFile, holds_kid
 pub(crate) use directory_contents::{DirectoryContents, KeyFile};
 pub(crate) use key_formats::{UnreadableKey, decode_key_text};
 pub(crate) use live_tokens::LiveTokenCounter;
-pub(crate) use load::{modulus_hash_of_file, rotation_rules};
+pub(crate) use load::{modulus_hash_in, modulus_hash_of_file, rotation_rules};
 pub(crate) use pem::{ListenerKey, parse_listener_key, parse_public_key};
 pub(crate) use pem_text::{PemQuirk, PemQuirks};
 pub(crate) use private_key::{MessageHash, PrivateKeyError, SigningFailed, modulus_hash_of_pem};

@@ -364,6 +364,17 @@ async fn a_retired_key_of_a_store_signs_no_more_under_any_id() {
     drop(vault);
 }
 
+/// Somebody deletes the key in the store: that is named, and it costs the other keys nothing.
+#[tokio::test]
+async fn a_key_that_is_deleted_in_the_store_is_named() {
+    let (vault, workspace) = workspace();
+    let service = workspace.serve().await;
+    vault.remove_key("crm-key");
+    assertion(&service).await.refused(503, "temporarily_unavailable", None);
+    service.post("/identity-token", &user_1()).await.ok();
+    service.logged("can't sign with the key `crm-key:1`: signing key not found").await;
+}
+
 /// What can be wrong in the files, with the message that says so.
 #[test]
 fn each_mistake_in_a_remote_key_is_named() {

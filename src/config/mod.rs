@@ -264,6 +264,13 @@ pub struct KeysetConfig {
     pub used_by: Vec<ProfileName>,
 }
 
+impl KeysetConfig {
+    /// The stores that seal its keys or sign for it.
+    pub(crate) fn stores(&self) -> impl Iterator<Item = &Arc<StoreConfig>> {
+        self.seal.iter().map(|seal| &seal.store).chain(&self.signed_by)
+    }
+}
+
 #[derive(Clone)]
 pub(crate) enum KeysetSource {
     /// A folder with `KID.key` files, and optionally `KID.crt` files and `keyset.toml`.

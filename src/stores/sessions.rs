@@ -115,6 +115,14 @@ impl<'a> StoreSessions<'a> {
         self.call(config, "create_key", |store| async move { store.create_key(name, bits).await })
     }
 
+    /// Logs in to the store, and asks how long that lasts; `None` if it doesn't end by itself.
+    ///
+    /// # Errors
+    /// The store can't be used.
+    pub(crate) fn remaining(&mut self, config: &StoreConfig) -> Result<Option<Duration>, StoreError> {
+        self.call(config, "lookup", |store| async move { store.remaining().await })
+    }
+
     /// Sends a request to the store, and remembers if it didn't answer.
     fn call<T, F>(
         &mut self,

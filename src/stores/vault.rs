@@ -328,6 +328,17 @@ impl Store for Vault {
         self.lifetime
     }
 
+    fn remaining(&self) -> BoxFuture<'_, Result<Option<Duration>, StoreError>> {
+        Box::pin(async move {
+            let body = match self.get("auth/token/lookup-self").await? {
+                Answer::Success(body) => body,
+                Answer::Failure(status, errors) => return Err(StoreError::Denied(said(status, errors))),
+            };
+            let reply: Reply<TokenReply> = parse(&body)?;
+            Ok(Some(reply.data.ttl).filter(|ttl| *ttl > 0).map(Duration::from_secs))
+        })
+    }
+
     fn log_out(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if self.is_own_token {
@@ -442,6 +453,13 @@ struct Auth<'a> {
     /// In seconds.
     #[serde(default)]
     lease_duration: u64,
+}
+
+/// A token of the store.
+#[derive(Deserialize)]
+struct TokenReply {
+    /// In seconds. Zero means that it doesn't end.
+    ttl: u64,
 }
 
 #[derive(Serialize)]

@@ -191,13 +191,8 @@ pub(super) fn warn_unused_stores(
 ) {
     // A keyset with a problem may refer to a store all the same.
     let Some(section) = section.filter(|section| !section.diagnostics().has_problems()) else { return };
-    let is_used = |store: &Arc<StoreConfig>| {
-        let of_keyset = |keyset: &KeysetConfig| {
-            let sealing = keyset.seal.as_ref().map(|seal| &seal.store);
-            sealing.into_iter().chain(&keyset.signed_by).any(|used| used == store)
-        };
-        keysets.values().any(of_keyset)
-    };
+    let is_used =
+        |store: &Arc<StoreConfig>| keysets.values().flat_map(KeysetConfig::stores).any(|used| used == store);
     for (name, _) in stores.iter().filter(|(_, store)| !is_used(store)) {
         let message = "is used by no keyset: set `sealed_by` or `signed_by` of a keyset, or remove it";
         section.warn(WarningCode::UnusedStore, name.as_str(), message);

@@ -226,7 +226,7 @@ impl Store for AwsKms {
             // A key costs money each month, so none is made for a name that is in use.
             if let Ok(Ok(known)) = self.get_public_key(&alias).await {
                 return Err(StoreError::Refused(format!(
-                    "has `{alias}` already: list its key with --remote={}, or take another name",
+                    "has `{alias}` already: list its key with --remote-key {}, or take another key id",
                     known.key_id
                 )));
             }
@@ -246,7 +246,7 @@ impl Store for AwsKms {
             };
             named.map_err(|reason| {
                 StoreError::Refused(format!(
-                    "has made the key `{arn}`, but not its name `{alias}`: {reason}. List the key with --remote={arn}"
+                    "has made the key `{arn}`, but not its name `{alias}`: {reason}. List the key with --remote-key {arn}"
                 ))
             })?;
             RemoteKeyName::parse(&arn).map_err(|_| not_aws())

@@ -1,4 +1,4 @@
-"""AWS KMS by the emulator ministack: keys that it seals, and credentials from where AWS gives them.
+"""AWS KMS by the emulator ministack: keys that it seals, keys with which it signs, and credentials from where AWS gives them.
 
 ministack doesn't verify signatures of requests, and its ciphertexts have no authentication. `tests/service/aws_kms.rs` has a strict fake for both.
 Here an independent implementation reads the requests, and botocore opens what tokenmint has sealed.
@@ -15,7 +15,7 @@ import botocore.session
 import pytest
 from issuers import Process
 from ports import free_port
-from service import ISSUER, KIDS, REPO, TOOLS, environment
+from service import ISSUER, ISSUER_512, KIDS, REPO, TOOLS, environment
 from verifiers import pyjwt
 
 PAGE = (REPO / "docs" / "operate" / "aws-kms.md").read_text()
@@ -172,3 +172,27 @@ def test_the_policy_of_the_page_allows_the_context_of_the_keyset():
     assert [statement["Action"] for statement in statements] == ["kms:Decrypt", "kms:GetPublicKey", "kms:Sign"]
     condition = statements[0]["Condition"]["StringLike"]["kms:EncryptionContext:tokenmint"]
     assert fnmatch.fnmatchcase(CONTEXT, condition)
+
+
+@pytest.mark.parametrize(("keyset", "algorithm", "issuer"), [("web", "RS256", ISSUER), ("web512", "RS512", ISSUER_512)])
+def test_kms_signs(deployment, tmp_path, kms, user, run_service, keyset, algorithm, issuer):
+    made = deployment.again(tmp_path / "deployment")
+    (made.folder / "keys" / keyset / f"{KIDS[keyset]}.key").unlink()
+    text = made.config.read_text()
+    before = f'[keysets.{keyset}]\ndirectory = "keys/{keyset}"\n'
+    assert text.count(before) == 1
+    made.config.write_text(text.replace(before, f'{before}signed_by = "kms"\n') + "\n" + store_section(kms))
+    kid = f"new.{keyset}"
+    succeeded(tokenmint(made, "keys", "new", kid, "--keyset", keyset, "--remote"))
+    assert not list((made.folder / "keys" / keyset).glob("*.key*"))
+    # The alias is for people, and keyset.toml names the key itself.
+    key = kms.kms.describe_key(KeyId=f"alias/new-{keyset}")["KeyMetadata"]
+    assert (key["KeySpec"], key["KeyUsage"], key["Description"]) == ("RSA_2048", "SIGN_VERIFY", f"tokenmint: signs as {kid}")
+    assert f'remote = "{key["Arn"]}"' in (made.folder / "keys" / keyset / "keyset.toml").read_text()
+    succeeded(tokenmint(made, "check"))
+    service = run_service(made)
+    token = service.mint("/identity-token", sub=SUB, profile=f"identity.{keyset}")["token"]
+    assert pyjwt(f"{service.url}/keysets/{keyset}/jwks.json", token, algorithm, issuer, SUB)["sub"] == SUB
+    kms.kms.disable_key(KeyId=key["Arn"])
+    answer = service.post("/identity-token", {"sub": SUB, "profile": f"identity.{keyset}"})
+    assert answer.status_code == 503 and answer.headers["Retry-After"], answer.text

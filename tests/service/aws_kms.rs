@@ -1,10 +1,12 @@
-//! Keys that AWS KMS seals, with a strict fake. `tests/interop/test_kms.py` has the same with the emulator `ministack`.
+//! Keys that AWS KMS seals, and keys with which it signs, with a strict fake. `tests/interop/test_kms.py` has the same with the emulator `ministack`.
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::fake_kms::{
     ACCESS_KEY_ID, AGENT_TOKEN, EC_KEY, FakeKms, ISSUED_SECRETS, JWT, OTHER_SEAL_KEY, REGION, ROLE_ARN,
-    SEAL_KEY, SECRET_ACCESS_KEY, Trouble, arn,
+    RSA_KEY, SEAL_KEY, SECRET_ACCESS_KEY, Trouble, arn,
 };
 use crate::support::{KEYS, Running, Workspace, configuration, eventually, unverified, user_1, verified};
 
@@ -105,18 +107,16 @@ fn a_sealed_key_opens_under_its_own_name_and_key_only() {
     };
     let own = arn(SEAL_KEY);
     let invalid = format!("store `kms` can't decrypt with the key `{own}`: InvalidCiphertextException");
-    refused("keys/web/Other.key.sealed", &own, ("kid", json!("Other")), &invalid);
     std::fs::remove_file(workspace.path(SEALED)).expect("a file");
+    refused("keys/web/Other.key.sealed", &own, ("kid", json!("Other")), &invalid);
     refused(SEALED, &own, ("data_key", json!("AAAA")), &invalid);
     let incorrect = "does not identify a CMK that can perform this operation. (IncorrectKeyException)";
     refused(SEALED, OTHER_SEAL_KEY, ("kid", json!("WebAppKey1")), incorrect);
-    let none = format!("Key '{}' does not exist", arn("gone"));
-    assert!(none.len() > 60);
     refused(
         SEALED,
         "gone",
         ("kid", json!("WebAppKey1")),
-        "can't decrypt with the key `gone`: Key (…) does not exist",
+        "can't decrypt with the key `gone`: Key 'arn:aws:kms:eu-central-1:111122223333:key/gone' does not exist",
     );
     refused(SEALED, "alias/none", ("kid", json!("WebAppKey1")), "is not found. (NotFoundException)");
 }
@@ -348,4 +348,153 @@ fn mistakes_in_the_configuration_of_kms_are_named() {
     let checked = workspace.run(&["check"]);
     let line = "stores.kms.kind (environment AWS_ACCESS_KEY_ID): is set without AWS_SECRET_ACCESS_KEY: set both or none";
     assert!(checked.code() == 64 && checked.stderr.contains(line), "{}", checked.stderr);
+}
+
+/// A workspace whose keysets `crm` and `web512` have no keys yet, and in which KMS signs.
+fn remote_workspace(kms: &FakeKms) -> Workspace {
+    let mut workspace = Workspace::bare();
+    let mut text = configuration()
+        .replace("\"oauth.crm\", \"intercom", "\"oauth.crm\", \"identity.web512\", \"intercom");
+    for (keyset, file) in [("crm", "CrmKey1"), ("web512", "Web512")] {
+        let directory = format!("directory = \"keys/{keyset}\"");
+        text = text.replace(&directory, &format!("{directory}\nsigned_by = \"kms\""));
+        std::fs::remove_file(workspace.path(&format!("keys/{keyset}/{file}.key"))).expect("a file");
+    }
+    let address = &kms.address;
+    let store =
+        format!("[stores.kms]\nkind = \"aws-kms\"\nregion = \"{REGION}\"\nendpoint = \"{address}\"\n");
+    workspace.configure(&(text + &store));
+    workspace.set("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID).set("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY);
+    workspace.run(&["keys", "new", "CrmKms", "--keyset", "crm", "--remote-key", &arn(RSA_KEY)]).ok();
+    workspace.run(&["keys", "new", "Web.512", "--keyset", "web512"]).ok();
+    workspace
+}
+
+async fn assert_signs(service: &Running) {
+    let set = service.jwks("/keysets/crm/jwks.json").await;
+    let minted = service.post("/oauth-assertion", &json!({})).await.ok();
+    let assertion = minted["assertion"].as_str().expect("an assertion");
+    assert_eq!(verified(assertion, &set)["iss"], "3MVG9.consumer");
+    assert_eq!(unverified(assertion).0["kid"], "CrmKms");
+}
+
+#[tokio::test]
+async fn kms_signs_with_keys_that_never_leave_it() {
+    let kms = FakeKms::start();
+    let workspace = remote_workspace(&kms);
+    let schedule = text(&workspace, "keys/web512/keyset.toml");
+    assert!(schedule.contains("remote = \"arn:aws:kms:eu-central-1:111122223333:key/5"), "{schedule}");
+    let again = workspace.run(&["keys", "new", "Web+512", "--keyset", "web512"]);
+    let reason = "has `alias/Web-512` already: list its key with --remote-key arn:aws:kms:";
+    assert!(again.code() == 1 && again.stderr.contains(reason), "{}", again.stderr);
+    workspace.run(&["check"]).ok();
+    let service = workspace.serve().await;
+    assert_signs(&service).await;
+    let body = json!({"sub": "user-1", "profile": "identity.web512"});
+    let minted = service.post("/identity-token", &body).await.ok();
+    let token = minted["token"].as_str().expect("a token");
+    assert_eq!(unverified(token).0["alg"], "RS512");
+    verified(token, &service.jwks("/keysets/web512/jwks.json").await);
+    assert_hides_secrets(&service.whole_log().await);
+}
+
+#[tokio::test]
+async fn troubles_of_kms_while_it_signs_end_by_themselves() {
+    let kms = FakeKms::start();
+    let workspace = remote_workspace(&kms);
+    let service = workspace.serve().await;
+    assert_signs(&service).await;
+    for trouble in [
+        Trouble::Throttled,
+        Trouble::Denied,
+        Trouble::Disabled,
+        Trouble::Internal,
+        Trouble::Garbage,
+        Trouble::WrongSignature,
+    ] {
+        kms.has(trouble);
+        let answer = service.post("/oauth-assertion", &json!({})).await;
+        assert_eq!(answer.status, 503, "{trouble:?}: {}", answer.text);
+        assert!(answer.headers.contains_key("retry-after"), "{trouble:?}");
+        kms.has(Trouble::None);
+        eventually("it signs again", async || {
+            service.post("/oauth-assertion", &json!({})).await.status.is_success()
+        })
+        .await;
+    }
+    assert_signs(&service).await;
+}
+
+/// At half of their life, and when KMS refuses them.
+#[tokio::test]
+async fn credentials_are_renewed() {
+    let kms = FakeKms::start();
+    let mut workspace = remote_workspace(&kms);
+    workspace
+        .set("AWS_ACCESS_KEY_ID", "")
+        .set("AWS_ROLE_ARN", ROLE_ARN)
+        .set("AWS_ENDPOINT_URL_STS", &kms.address);
+    workspace.set("AWS_WEB_IDENTITY_TOKEN_FILE", "jwt");
+    workspace.write_key("jwt", JWT);
+    let service = workspace.serve().await;
+    let asked = || kms.asked("AssumeRoleWithWebIdentity");
+    assert_signs(&service).await;
+    let before = asked();
+    assert_signs(&service).await;
+    assert_eq!(asked(), before, "a session serves many requests");
+    kms.has(Trouble::Expired);
+    kms.issues_for(Duration::from_secs(12));
+    assert_signs(&service).await;
+    assert_eq!(asked(), before + 1);
+    eventually("they are renewed", async || {
+        assert_signs(&service).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        asked() == before + 2
+    })
+    .await;
+    assert_hides_secrets(&service.whole_log().await);
+}
+
+#[test]
+fn only_an_rsa_key_that_is_named_by_itself_can_sign() {
+    let kms = FakeKms::start();
+    let workspace = remote_workspace(&kms);
+    for (remote, reason) in [
+        (
+            "alias/crm".to_owned(),
+            format!(
+                "has the alias `alias/crm`, which somebody can point at another key: list the key's ARN: `{}`",
+                arn(RSA_KEY)
+            ),
+        ),
+        (arn("x").replace("key/x", "alias/none"), "has the alias `arn:aws:kms:".to_owned()),
+        (format!("{RSA_KEY}:3"), format!("has no versions of keys: write `{RSA_KEY}` without `:3`")),
+        (
+            EC_KEY.to_owned(),
+            "with KeyUsage SIGN_VERIFY and KeySpec ECC_NIST_P256: Salesforce needs an RSA key".to_owned(),
+        ),
+        (SEAL_KEY.to_owned(), "can't return the public key of `11111111-".to_owned()),
+        (
+            "gone".to_owned(),
+            "can't return the public key of `gone`: Key 'arn:aws:kms:eu-central-1:111122223333:key/gone' does not".to_owned(),
+        ),
+    ] {
+        let schedule =
+            format!("[[key]]\nkid = \"CrmKms\"\nsign_from = 2026-01-01T00:00:00Z\nremote = \"{remote}\"\n");
+        workspace.write("keys/crm/keyset.toml", &schedule);
+        let checked = workspace.run(&["check"]);
+        assert_eq!(checked.code(), 64, "{}", checked.stderr);
+        assert!(checked.stderr.contains(&reason), "{reason}: {}", checked.stderr);
+    }
+}
+
+/// The service's policy may forbid what the person's policy allows.
+#[test]
+fn a_key_that_kms_does_not_open_again_is_not_sealed() {
+    let kms = FakeKms::start();
+    let workspace = unsealed_workspace(&kms);
+    kms.has(Trouble::ForbidsDecrypt);
+    let refused = workspace.run(&["keys", "seal", "WebAppKey1", "--keyset", "web"]);
+    assert!(refused.code() == 1 && refused.stderr.contains("kms:Decrypt"), "{}", refused.stderr);
+    assert_eq!(text(&workspace, "keys/web/WebAppKey1.key"), KEYS.web);
 }

@@ -27,6 +27,11 @@ pub(super) fn parse_store(
     if !section.has("kind") {
         section.problem("kind", "is missing: \"vault\" for HashiCorp Vault or OpenBao, or \"aws-kms\"");
     }
+    for key in KEYS_OF_KINDS.iter().flat_map(|(_, keys)| *keys) {
+        section.accept(key);
+    }
+    let per_second = saturating_u32(section.count_or_default("max_signatures_per_second"));
+    let concurrent_signatures = section.count_or_default("max_concurrent_signatures");
     let kind = kind?;
     reject_keys_of_other_kinds(section, kind);
     let kind = match kind {
@@ -35,8 +40,6 @@ pub(super) fn parse_store(
         // The schema has no other kind.
         _ => return None,
     };
-    let per_second = saturating_u32(section.count_or_default("max_signatures_per_second"));
-    let concurrent_signatures = section.count_or_default("max_concurrent_signatures");
     Some(Arc::new(StoreConfig {
         name: name.clone(),
         kind,

@@ -222,7 +222,9 @@ impl Store for AwsKms {
         bits: usize,
     ) -> BoxFuture<'a, Result<RemoteKeyName, StoreError>> {
         Box::pin(async move {
-            let alias = format!("alias/{name}");
+            // Key ids may have characters that an alias can't have.
+            let is_valid = |char: char| char.is_ascii_alphanumeric() || "-_/".contains(char);
+            let alias = format!("alias/{}", name.replace(|char| !is_valid(char), "-"));
             // A key costs money each month, so none is made for a name that is in use.
             if let Ok(Ok(known)) = self.get_public_key(&alias).await {
                 return Err(StoreError::Refused(format!(

@@ -57,8 +57,8 @@ impl PartialEq for AwsCredentials {
     fn eq(&self, other: &Self) -> bool {
         self.access_key_id == other.access_key_id
             && self.secret_access_key.expose_secret() == other.secret_access_key.expose_secret()
-            && self.session_token.as_ref().map(|token| token.expose_secret())
-                == other.session_token.as_ref().map(|token| token.expose_secret())
+            && self.session_token.as_ref().map(SecretString::expose_secret)
+                == other.session_token.as_ref().map(SecretString::expose_secret)
     }
 }
 

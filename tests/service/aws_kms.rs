@@ -251,7 +251,7 @@ fn a_source_that_gives_no_credentials_says_why() {
     let agent = format!("{}/container", kms.address);
     let other_role = ROLE_ARN.replace("tokenmint", "other");
     let sts = ("AWS_ENDPOINT_URL_STS", kms.address.as_str());
-    let cases: [(i32, Trouble, Vec<(&str, &str)>, &str); 7] = [
+    let cases = [
         (
             0,
             Trouble::None,

@@ -1,5 +1,5 @@
 //! A strict fake of AWS KMS, STS, the agent for container credentials and the instance metadata service, with the statuses and bodies of
-//! AWS. It verifies each signature (SigV4) with an implementation of its own, authenticates encryption contexts, and signs with real RSA
+//! AWS. It verifies each signature (`SigV4`) with an implementation of its own, authenticates encryption contexts, and signs with real RSA
 //! keys. It runs in a thread of its own, because tests wait for commands.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +11,7 @@ use aws_lc_rs::{digest, hmac};
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -147,10 +147,20 @@ fn now() -> i64 {
     i64::try_from(since.as_secs()).expect("before the year 292,277,026,596")
 }
 
-fn refused(status: u16, code: &str, message: impl Into<Value>) -> Response {
-    let status = StatusCode::from_u16(status).expect("a status");
-    let body = json!({"__type": code, "message": message.into()});
-    (status, [(header::CONTENT_TYPE, "application/x-amz-json-1.1")], body.to_string()).into_response()
+/// An error of AWS: the status, the code and the message.
+struct Refused(u16, &'static str, Value);
+
+fn refused(status: u16, code: &'static str, message: impl Into<Value>) -> Refused {
+    Refused(status, code, message.into())
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Self(status, code, message) = self;
+        let status = StatusCode::from_u16(status).expect("a status");
+        let body = json!({"__type": code, "message": message});
+        (status, [(header::CONTENT_TYPE, "application/x-amz-json-1.1")], body.to_string()).into_response()
+    }
 }
 
 async fn answer(State(fake): State<Arc<Mutex<Fake>>>, request: Request) -> Response {
@@ -170,8 +180,8 @@ async fn answer(State(fake): State<Arc<Mutex<Fake>>>, request: Request) -> Respo
             );
             let target = text("x-amz-target").strip_prefix("TrentService.").expect("KMS").to_owned();
             count(&mut fake, &target);
-            let refused =
-                trouble(&fake, &target).or_else(|| verify_signature(&fake, &head.headers, &body).err());
+            let refused = trouble(&fake, &target)
+                .or_else(|| verify_signature(&fake, &head.headers, &body).err().map(Refused::into_response));
             refused.unwrap_or_else(|| serve(&mut fake, &target, &body))
         }
         (&Method::GET, "/container") => {
@@ -288,7 +298,7 @@ fn trouble(fake: &Fake, operation: &str) -> Option<Response> {
             ),
         )
     };
-    Some(match fake.trouble {
+    let refused = match fake.trouble {
         Trouble::Denied => denied(operation),
         Trouble::ForbidsDecrypt if operation == "Decrypt" => denied(operation),
         Trouble::Throttled => refused(
@@ -301,11 +311,12 @@ fn trouble(fake: &Fake, operation: &str) -> Option<Response> {
             refused(400, "KMSInvalidStateException", format!("{} is pending deletion.", arn(SEAL_KEY)))
         }
         Trouble::Internal => refused(500, "KMSInternalException", Value::Null),
-        Trouble::BadGateway => (StatusCode::BAD_GATEWAY, "<html>502</html>").into_response(),
-        Trouble::Garbage => "<html>a proxy's page</html>".into_response(),
-        Trouble::TooLarge => "a".repeat(1 << 20).into_response(),
+        Trouble::BadGateway => return Some((StatusCode::BAD_GATEWAY, "<html>502</html>").into_response()),
+        Trouble::Garbage => return Some("<html>a proxy's page</html>".into_response()),
+        Trouble::TooLarge => return Some("a".repeat(1 << 20).into_response()),
         _ => return None,
-    })
+    };
+    Some(refused.into_response())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -315,15 +326,15 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Verifies SigV4 as AWS documents it, from the headers that the request lists.
-fn verify_signature(fake: &Fake, headers: &HeaderMap, body: &[u8]) -> Result<(), Response> {
+/// Verifies `SigV4` as AWS documents it, from the headers that the request lists.
+fn verify_signature(fake: &Fake, headers: &HeaderMap, body: &[u8]) -> Result<(), Refused> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().expect("ASCII"));
     let authorization = text("authorization")
         .ok_or_else(|| refused(400, "MissingAuthenticationTokenException", "Missing Authentication Token"))?;
     let form = regex::Regex::new(
         "^AWS4-HMAC-SHA256 Credential=([A-Z0-9]+)/([0-9]{8})/([a-z0-9-]+)/([a-z]+)/aws4_request, SignedHeaders=([a-z0-9;-]+), Signature=([0-9a-f]{64})$",
     );
-    let parts = form.expect("a pattern").captures(authorization).expect("the form of SigV4");
+    let parts = form.expect("a pattern").captures(authorization).expect("the form of `SigV4`");
     let (id, date, region, service, names, signature) =
         (&parts[1], &parts[2], &parts[3], &parts[4], &parts[5], &parts[6]);
     assert_eq!((region, service), (REGION, "kms"));
@@ -398,7 +409,7 @@ fn members<const N: usize>(body: &[u8], names: [&str; N]) -> [Value; N] {
 }
 
 /// The id of a key, from what a request may call it.
-fn resolve(fake: &Fake, key: &Value) -> Result<String, Response> {
+fn resolve(fake: &Fake, key: &Value) -> Result<String, Refused> {
     let key = key.as_str().expect("text");
     let name = key.strip_prefix(&format!("arn:aws:kms:{REGION}:111122223333:")).unwrap_or(key);
     let name = name.strip_prefix("key/").unwrap_or(name);
@@ -441,10 +452,10 @@ fn serve(fake: &mut Fake, operation: &str, body: &Bytes) -> Response {
         }
         other => Err(refused(400, "UnknownOperationException", other)),
     };
-    answered.map_or_else(|refused| refused, |value| Json(value).into_response())
+    answered.map_or_else(Refused::into_response, |value| Json(value).into_response())
 }
 
-fn encrypt(fake: &mut Fake, body: &[u8]) -> Result<Value, Response> {
+fn encrypt(fake: &mut Fake, body: &[u8]) -> Result<Value, Refused> {
     let [key, plaintext, context] = members(body, ["KeyId", "Plaintext", "EncryptionContext"]);
     let id = resolve(fake, &key)?;
     if ![SEAL_KEY, OTHER_SEAL_KEY].contains(&id.as_str()) {
@@ -459,7 +470,7 @@ fn encrypt(fake: &mut Fake, body: &[u8]) -> Result<Value, Response> {
     Ok(json!({"KeyId": arn(&id), "CiphertextBlob": sealed, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}))
 }
 
-fn decrypt(fake: &Fake, body: &[u8]) -> Result<Value, Response> {
+fn decrypt(fake: &Fake, body: &[u8]) -> Result<Value, Refused> {
     let [key, sealed, context] = members(body, ["KeyId", "CiphertextBlob", "EncryptionContext"]);
     let id = resolve(fake, &key)?;
     let sealed = fake.sealed.get(sealed.as_str().expect("text"));
@@ -475,7 +486,7 @@ fn decrypt(fake: &Fake, body: &[u8]) -> Result<Value, Response> {
     Ok(json!({"KeyId": arn(&id), "Plaintext": plaintext, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}))
 }
 
-fn get_public_key(fake: &Fake, body: &[u8]) -> Result<Value, Response> {
+fn get_public_key(fake: &Fake, body: &[u8]) -> Result<Value, Refused> {
     let [key] = members(body, ["KeyId"]);
     let id = resolve(fake, &key)?;
     match id.as_str() {
@@ -494,7 +505,7 @@ fn get_public_key(fake: &Fake, body: &[u8]) -> Result<Value, Response> {
     }
 }
 
-fn sign(fake: &Fake, body: &[u8]) -> Result<Value, Response> {
+fn sign(fake: &Fake, body: &[u8]) -> Result<Value, Refused> {
     let [key, message, kind, algorithm] =
         members(body, ["KeyId", "Message", "MessageType", "SigningAlgorithm"]);
     let id = resolve(fake, &key)?;

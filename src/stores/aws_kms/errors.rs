@@ -69,17 +69,17 @@ impl AwsError {
             | "OptInRequired"
             | "DisabledException"
             | "KMSInvalidStateException" => Some(StoreError::Denied(said)),
+            "" if self.status == StatusCode::TOO_MANY_REQUESTS => Some(StoreError::Throttled(said)),
             "KMSInternalException"
             | "DependencyTimeoutException"
             | "KeyUnavailableException"
             | "IDPCommunicationError"
             | "RequestTimeout"
             | "RequestTimeoutException" => Some(StoreError::Unavailable(said)),
-            "" if self.status == StatusCode::TOO_MANY_REQUESTS => Some(StoreError::Throttled(said)),
-            // A proxy's answer.
-            "" => Some(StoreError::Unavailable(said)),
-            _ if self.status.is_server_error() => Some(StoreError::Unavailable(said)),
-            _ => None,
+            // An answer without a code is one of a proxy.
+            code => {
+                (code.is_empty() || self.status.is_server_error()).then_some(StoreError::Unavailable(said))
+            }
         }
     }
 }

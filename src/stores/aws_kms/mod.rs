@@ -1,7 +1,7 @@
 //! AWS Key Management Service.
 //!
 //! - <https://docs.aws.amazon.com/kms/latest/APIReference/>: `Encrypt` and `Decrypt` with an `EncryptionContext`, which symmetric keys
-//!   authenticate and CloudTrail shows; `GetPublicKey` and `Sign` of RSA keys.
+//!   authenticate; `GetPublicKey` and `Sign` of RSA keys.
 //! - A key of KMS has no versions: its material never changes, except the material of a symmetric key, which KMS then finds by itself.
 
 mod credentials;
@@ -14,7 +14,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
 use pem::{EncodeConfig, LineEnding, Pem};
 use reqwest::Client;
-use secrecy::{ExposeSecret as _, SecretBox};
+use secrecy::{ExposeSecret as _, SecretBox, SecretString};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -74,7 +74,7 @@ impl AwsKms {
         let credentials = &self.issued.credentials;
         let date_time = sigv4::date_time(self.clock.now());
         let target = format!("TrentService.{operation}");
-        let token = credentials.session_token.as_ref().map(|token| token.expose_secret());
+        let token = credentials.session_token.as_ref().map(SecretString::expose_secret);
         let mut headers =
             vec![("content-type", MEDIA_TYPE), ("host", &self.host), ("x-amz-date", &date_time)];
         headers.extend(token.map(|token| ("x-amz-security-token", token)));

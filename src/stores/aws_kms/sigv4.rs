@@ -5,6 +5,7 @@
 //!
 //! Source: <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
 
+use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hmac::{HMAC_SHA256, Key, Tag, sign};
 use data_encoding::HEXLOWER;
 use secrecy::ExposeSecret as _;
@@ -44,14 +45,17 @@ pub(super) fn authorization(
 ) -> String {
     let Scope { region, service } = scope;
     let date = date_time.split('T').next().unwrap_or_default();
-    let lines: String = headers.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
-    let lines = Zeroizing::new(lines);
     let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
     let names = names.join(";");
     let body = HEXLOWER.encode(&sha256(body));
-    let canonical = Zeroizing::new(format!("POST\n/\n\n{}\n{names}\n{body}", *lines));
+    // Hashed in parts, because a text of all would be a copy of the session token in memory.
+    let mut canonical = Context::new(&SHA256);
+    let lines = headers.iter().flat_map(|(name, value)| [name, ":", value, "\n"]);
+    for part in std::iter::once("POST\n/\n\n").chain(lines).chain(["\n", &names, "\n", &body]) {
+        canonical.update(part.as_bytes());
+    }
+    let hash = HEXLOWER.encode(canonical.finish().as_ref());
     let scope = format!("{date}/{region}/{service}/aws4_request");
-    let hash = HEXLOWER.encode(&sha256(canonical.as_bytes()));
     let to_sign = format!("AWS4-HMAC-SHA256\n{date_time}\n{scope}\n{hash}");
 
     let secret = Zeroizing::new(format!("AWS4{}", credentials.secret_access_key.expose_secret()));

@@ -6,6 +6,7 @@
 //! - Every keyset, profile and bundle that is referred to exists.
 //! - Secret files are read here. Key and certificate files are not: modules `keys` and `app::tls` open them.
 
+mod aws_kms;
 mod cache;
 pub(crate) mod diagnostics;
 mod hs256;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
+pub(crate) use aws_kms::{AwsCredentialSource, AwsCredentials, AwsKmsConfig, ContainerAuthorization};
 pub(crate) use cache::{CacheConfig, RedisConfig, RedisUrl};
 use diagnostics::Diagnostics;
 pub use hs256::Hs256Kind;
@@ -484,7 +486,7 @@ impl Config {
         parse::warn_near_misses(environment, &diagnostics);
         parse::check_other_variables(environment, &diagnostics);
         let parsed = Section::from_node("", &root, &schema::ROOT, &diagnostics)
-            .map(|section| parse::parse_config(&section));
+            .map(|section| parse::parse_config(&section, environment));
         diagnostics.report_unknown_keys(&root);
         let (problems, warnings, files) = diagnostics.into_parts();
         match parsed {

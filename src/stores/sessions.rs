@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::aws_kms::AwsKms;
 use super::error::StoreError;
 use super::store::{DataKey, SealContext, Store};
 use super::vault::Vault;
@@ -194,6 +195,7 @@ impl Drop for StoreSessions<'_> {
 pub(super) async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
     match &config.kind {
         StoreKind::Vault(vault) => Ok(Arc::new(Vault::log_in(vault).await?)),
+        StoreKind::AwsKms(kms) => Ok(Arc::new(AwsKms::log_in(kms).await?)),
     }
 }
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::section::Section;
-use super::super::source::WarningCode;
+use super::super::source::{Environment, WarningCode};
 use super::super::stores::{SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
 use super::super::values::parse_string;
 use super::super::{HttpsOrLoopbackUrl, KeysetConfig, Name, ProfileKind, ProfileName, RateLimit};
+use super::aws_kms::{parse_aws_kms, parse_kms_key};
 use super::{DefinedNames, saturating_u32};
 
 const LONGEST_NAME: usize = 128;
@@ -17,20 +18,28 @@ const LONGEST_PATH: usize = 256;
 /// The stores, by name. A store that isn't valid is missing.
 pub(super) type Stores = BTreeMap<Name, Arc<StoreConfig>>;
 
-pub(super) fn parse_store(name: &Name, section: &Section<'_>) -> Option<Arc<StoreConfig>> {
+pub(super) fn parse_store(
+    name: &Name,
+    section: &Section<'_>,
+    environment: &Environment,
+) -> Option<Arc<StoreConfig>> {
     let kind = section.choice("kind");
     if !section.has("kind") {
-        section.problem("kind", "is missing: \"vault\" for HashiCorp Vault or OpenBao");
+        section.problem("kind", "is missing: \"vault\" for HashiCorp Vault or OpenBao, or \"aws-kms\"");
     }
+    for key in KEYS_OF_KINDS.iter().flat_map(|(_, keys)| *keys) {
+        section.accept(key);
+    }
+    let per_second = saturating_u32(section.count_or_default("max_signatures_per_second"));
+    let concurrent_signatures = section.count_or_default("max_concurrent_signatures");
     let kind = kind?;
     reject_keys_of_other_kinds(section, kind);
     let kind = match kind {
         "vault" => StoreKind::Vault(parse_vault(section)?),
+        "aws-kms" => StoreKind::AwsKms(parse_aws_kms(section, environment)?),
         // The schema has no other kind.
         _ => return None,
     };
-    let per_second = saturating_u32(section.count_or_default("max_signatures_per_second"));
-    let concurrent_signatures = section.count_or_default("max_concurrent_signatures");
     Some(Arc::new(StoreConfig {
         name: name.clone(),
         kind,
@@ -45,10 +54,13 @@ pub(super) fn parse_store(name: &Name, section: &Section<'_>) -> Option<Arc<Stor
 }
 
 /// The keys of each kind of store, without those that all kinds have.
-const KEYS_OF_KINDS: &[(&str, &[&str])] = &[(
-    "vault",
-    &["address", "mount", "namespace", "ca_file", "token_file", "auth", "auth_mount", "role", "jwt_file"],
-)];
+const KEYS_OF_KINDS: &[(&str, &[&str])] = &[
+    (
+        "vault",
+        &["address", "mount", "namespace", "ca_file", "token_file", "auth", "auth_mount", "role", "jwt_file"],
+    ),
+    ("aws-kms", &["region", "endpoint", "ca_file"]),
+];
 
 /// Rejects the keys of other kinds of stores.
 fn reject_keys_of_other_kinds(section: &Section<'_>, kind: &str) {
@@ -119,7 +131,16 @@ pub(super) fn parse_seal(
     defined: &DefinedNames,
 ) -> Option<SealConfig> {
     let store = parse_store_name(section, "sealed_by", defined);
-    let key = section.optional("seal_key", |node| parse_name(&parse_string(node)?));
+    let kind = store.as_ref().and_then(|name| stores.get(name)).map(|store| &store.kind);
+    let key = section.optional("seal_key", |node| {
+        let text = parse_string(node)?;
+        match kind {
+            Some(StoreKind::Vault(_)) => parse_name(&text),
+            Some(StoreKind::AwsKms(_)) => parse_kms_key(&text),
+            // A store with a problem was reported already.
+            None => Ok(text.to_string()),
+        }
+    });
     match (section.has("sealed_by"), section.has("seal_key")) {
         (false, false) => return None,
         (true, false) => {

@@ -142,7 +142,7 @@ def closed_because(service):
     """The reason why the service isn't ready."""
     answer = requests.get(f"{service.url}/readyz", timeout=10)
     assert answer.status_code == 503, answer.text
-    assert answer.json()["status"] == "keys are sealed"
+    assert answer.json()["status"] == "keys are unavailable"
     return answer.json()["reason"]
 
 

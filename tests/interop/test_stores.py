@@ -516,7 +516,7 @@ class TestFaults:
             bao.request("POST", f"transit/decrypt/{SEAL_KEY}", ciphertext="uses the quota up")
             service = serve(workspace, "/livez")
             reason = closed_because(service)
-            assert reason.startswith(prefix("doesn't answer: request path")) and "quota exceeded" in reason
+            assert reason.startswith(prefix("asks for fewer requests: request path")) and "quota exceeded" in reason
         finally:
             bao.no_quota("tests")
         becomes_ready(service)

@@ -19,6 +19,7 @@ pub(crate) struct StoreConfig {
 #[derive(PartialEq, Eq)]
 pub(crate) enum StoreKind {
     Vault(VaultConfig),
+    Pkcs11(Pkcs11Config),
 }
 
 impl StoreConfig {
@@ -26,6 +27,7 @@ impl StoreConfig {
     pub(crate) const fn needs_login(&self) -> bool {
         match &self.kind {
             StoreKind::Vault(vault) => matches!(vault.login, VaultLogin::Jwt { .. }),
+            StoreKind::Pkcs11(_) => true,
         }
     }
 }
@@ -35,6 +37,7 @@ impl StoreKind {
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Vault(_) => "vault",
+            Self::Pkcs11(_) => "pkcs11",
         }
     }
 }
@@ -62,6 +65,16 @@ pub(crate) enum VaultLogin {
         role: String,
         jwt_file: UnverifiedPath,
     },
+}
+
+/// A token of a PKCS#11 module: an HSM, a TPM, or SoftHSM.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Pkcs11Config {
+    /// The shared library of the vendor.
+    pub(crate) module: UnverifiedPath,
+    pub(crate) token_label: String,
+    /// The PIN of the token's user. It is read anew for each login.
+    pub(crate) pin_file: UnverifiedPath,
 }
 
 /// With what the keys of a keyset are sealed.

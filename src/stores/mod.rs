@@ -12,6 +12,8 @@
 mod circuit_breaker;
 mod connection;
 mod error;
+#[cfg_attr(target_env = "musl", path = "pkcs11_static.rs")]
+mod pkcs11;
 mod remote_signer;
 mod sessions;
 mod store;

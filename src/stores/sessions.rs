@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
 use super::error::StoreError;
+use super::pkcs11;
 use super::store::{DataKey, SealContext, Store};
 use super::vault::Vault;
 use crate::config::{Algorithm, Name, RemoteKeyName, SealConfig, StoreConfig, StoreKind};
@@ -186,6 +187,7 @@ impl Drop for StoreSessions<'_> {
 pub(super) async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
     match &config.kind {
         StoreKind::Vault(vault) => Ok(Arc::new(Vault::log_in(vault).await?)),
+        StoreKind::Pkcs11(token) => pkcs11::connect(token).await,
     }
 }
 

@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use super::super::section::Section;
 use super::super::source::WarningCode;
-use super::super::stores::{SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
+use super::super::stores::{Pkcs11Config, SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
 use super::super::values::parse_string;
-use super::super::{HttpsOrLoopbackUrl, KeysetConfig, Name, ProfileKind, ProfileName, RateLimit};
+use super::super::{
+    HttpsOrLoopbackUrl, KeysetConfig, Name, ProfileKind, ProfileName, RateLimit, validate_text,
+};
 use super::{DefinedNames, saturating_u32};
 
 const LONGEST_NAME: usize = 128;
 const LONGEST_PATH: usize = 256;
+/// PKCS#11 gives a label 32 bytes.
+const LONGEST_TOKEN_LABEL: usize = 32;
 
 /// The stores, by name. A store that isn't valid is missing.
 pub(super) type Stores = BTreeMap<Name, Arc<StoreConfig>>;
@@ -20,12 +24,16 @@ pub(super) type Stores = BTreeMap<Name, Arc<StoreConfig>>;
 pub(super) fn parse_store(name: &Name, section: &Section<'_>) -> Option<Arc<StoreConfig>> {
     let kind = section.choice("kind");
     if !section.has("kind") {
-        section.problem("kind", "is missing: \"vault\" for HashiCorp Vault or OpenBao");
+        section.problem(
+            "kind",
+            "is missing: \"vault\" for HashiCorp Vault or OpenBao, \"pkcs11\" for an HSM or a TPM",
+        );
     }
     let kind = kind?;
     reject_keys_of_other_kinds(section, kind);
     let kind = match kind {
         "vault" => StoreKind::Vault(parse_vault(section)?),
+        "pkcs11" => StoreKind::Pkcs11(parse_pkcs11(section)?),
         // The schema has no other kind.
         _ => return None,
     };
@@ -45,10 +53,13 @@ pub(super) fn parse_store(name: &Name, section: &Section<'_>) -> Option<Arc<Stor
 }
 
 /// The keys of each kind of store, without those that all kinds have.
-const KEYS_OF_KINDS: &[(&str, &[&str])] = &[(
-    "vault",
-    &["address", "mount", "namespace", "ca_file", "token_file", "auth", "auth_mount", "role", "jwt_file"],
-)];
+const KEYS_OF_KINDS: &[(&str, &[&str])] = &[
+    (
+        "vault",
+        &["address", "mount", "namespace", "ca_file", "token_file", "auth", "auth_mount", "role", "jwt_file"],
+    ),
+    ("pkcs11", &["module", "token_label", "pin_file"]),
+];
 
 /// Rejects the keys of other kinds of stores.
 fn reject_keys_of_other_kinds(section: &Section<'_>, kind: &str) {
@@ -77,6 +88,28 @@ fn parse_vault(section: &Section<'_>) -> Option<VaultConfig> {
     let ca_file = section.path("ca_file");
     let login = parse_login(section);
     Some(VaultConfig { address: address?, mount, namespace, ca_file, login: login? })
+}
+
+fn parse_pkcs11(section: &Section<'_>) -> Option<Pkcs11Config> {
+    let module = section.path("module");
+    let pin_file = section.path("pin_file");
+    for (name, what) in [
+        ("module", "the PKCS#11 library of the HSM, for example \"/usr/lib/softhsm/libsofthsm2.so\""),
+        ("pin_file", "a file with the PIN of the token's user"),
+    ] {
+        if !section.has(name) {
+            section.problem(name, format!("is missing: {what}"));
+        }
+    }
+    let token_label = section.required(
+        "token_label",
+        |node| {
+            let label = parse_string(node)?;
+            validate_text(&label, LONGEST_TOKEN_LABEL).map(|()| label.to_string())
+        },
+        "the label of the token, as `pkcs11-tool --list-slots` shows it",
+    );
+    Some(Pkcs11Config { module: module?, token_label: token_label?, pin_file: pin_file? })
 }
 
 fn parse_login(section: &Section<'_>) -> Option<VaultLogin> {

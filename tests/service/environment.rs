@@ -356,7 +356,8 @@ fn leftover_quotes_and_spaces_around_a_value_are_refused_by_setting() {
     // `burst` needs it.
     let text = text.replace("[callers.crm]\n", "[callers.crm]\nrate = 10\n");
     // `sealed_by` needs it.
-    let text = text + "[stores.vault]\nkind = \"vault\"\naddress = \"https://vault.internal:8200\"\n\
+    let text = text
+        + "[stores.vault]\nkind = \"vault\"\naddress = \"https://vault.internal:8200\"\n\
         [stores.hsm]\nkind = \"pkcs11\"\n";
     // `subject_issuer` and `jwt_issuer` need it.
     let text = text.replace("[callers.web]\n", "[callers.web]\nsubject_token = \"off\"\n")

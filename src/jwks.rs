@@ -31,7 +31,7 @@ pub(crate) use client_class::ClientClass;
 ///
 /// `x5c` contains the leaf certificate alone, as plain base64 of its DER (RFC 7517, section 4.7).
 pub(crate) fn jwk(keyset: &Keyset, key: &KeysetKey, now: UnixTime) -> Jwk {
-    jwk_from_parts(&key.kid, &key.private.public, &key.certificate(now), keyset.algorithm)
+    jwk_from_parts(&key.kid, key.public(), &key.certificate(now), keyset.algorithm)
 }
 
 /// Like [`jwk`], for a key that isn't in a keyset yet.

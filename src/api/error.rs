@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::callers::{Denied, JwtError, SubjectError};
 use crate::exchange::{ExchangeError, SalesforceError};
+use crate::stores::RemoteSigningError;
 use crate::tokens::{InvalidField, MintError};
 
 /// Why a request fails.
@@ -288,8 +289,26 @@ impl ApiError {
                 ..error_response(
                     S::SERVICE_UNAVAILABLE,
                     "temporarily_unavailable",
-                    "the store that seals the keys of this keyset hasn't answered since the service started, so there is no key; the \
+                    "the store of this keyset's keys hasn't answered since the service started, so there is no key; the \
                      service tries again by itself, and `/readyz` and `tokenmint check` say why",
+                )
+            },
+            Self::Mint(MintError::Remote(RemoteSigningError::LimitExceeded(_))) => ErrorResponse {
+                retry_after: Some(1),
+                ..error_response(
+                    S::SERVICE_UNAVAILABLE,
+                    "overloaded",
+                    "the store that signs for this profile is asked for more signatures than its limits allow; try again, or raise \
+                     `max_signatures_per_second` in [stores.NAME]",
+                )
+            },
+            Self::Mint(MintError::Remote(RemoteSigningError::Store { retry_after, .. })) => ErrorResponse {
+                retry_after: Some(retry_after_seconds(retry_after)),
+                ..error_response(
+                    S::SERVICE_UNAVAILABLE,
+                    "temporarily_unavailable",
+                    "the store that signs for this profile can't sign now; try again, and see tokenmint's log or `tokenmint doctor` for \
+                     what the store said",
                 )
             },
             Self::IssuerUnavailable { retry_after } => ErrorResponse {

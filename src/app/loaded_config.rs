@@ -118,5 +118,5 @@ fn batch_library(
 
 /// Lists the problems of the keys of an invalid configuration, to report them together with its own.
 pub(crate) fn key_problems(keysets: &BTreeMap<Name, KeysetConfig>, clock: &dyn Clock) -> Vec<Problem> {
-    KeyRing::load(keysets, clock.now(), None, &Metrics::new()).err().unwrap_or_default()
+    KeyRing::load(keysets, clock.now(), None, &Arc::new(Metrics::new())).err().unwrap_or_default()
 }

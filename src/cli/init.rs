@@ -158,7 +158,7 @@ impl InitCommand {
         for (folder, kid, pair) in keys {
             written.directory(folder, create_directory)?;
             let made = pair.write(&KeyDirectory::lock(folder)?, kid, None, context)?;
-            written.0.extend([made.private_key.clone(), made.certificate.clone(), made.jwk.clone()]);
+            written.0.extend(made.paths().cloned());
             all_made.push(made);
         }
         let mut files = vec![(file.to_path_buf(), 0o644, self.configuration(issuer, &hash_api_key(api_key)))];

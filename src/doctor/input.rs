@@ -235,7 +235,7 @@ impl CheckInput<'_> {
     fn given_verification_keys(&self, purpose: Purpose) -> Vec<VerificationKey<'_>> {
         // A file without a key id may hold a configured key. Then it gets the key id of that key, and verifies what that key signs.
         let configured = |numbers: &PublicNumbers| {
-            self.configured.keys().find(|(_, _, key)| key.private.public.numbers() == *numbers)
+            self.configured.keys().find(|(_, _, key)| key.public().numbers() == *numbers)
         };
         let nameless = |about: &str, numbers: Option<&PublicNumbers>| VerificationKey {
             about: about.to_owned(),
@@ -300,7 +300,7 @@ impl CheckInput<'_> {
                 about,
                 kid: Some(key.kid.as_str()),
                 algorithm: Some(keyset.algorithm.as_str()),
-                numbers: Some(key.private.public.numbers()),
+                numbers: Some(key.public().numbers()),
             })
             .collect()
     }

@@ -221,7 +221,7 @@ impl BatchEngine {
 
         let verifies = |lane: usize| {
             let SignRequest { key, hash } = &requests[lane];
-            made[lane].as_ref().is_some_and(|signature| key.verifies(hash, signature))
+            made[lane].as_ref().is_some_and(|signature| key.public.verifies(hash, signature))
         };
         let spot = self.batch_count.fetch_add(1, Ordering::Relaxed) % requests.len();
         if passed[spot] && !verifies(spot) {

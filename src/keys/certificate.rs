@@ -20,7 +20,8 @@ use x509_parser::public_key::PublicKey as AnyKey;
 use super::certificate_checks::{self, SignatureStatus, TbsSignature};
 use super::key_formats::UnreadableKey;
 use super::pem_text::{PemBlock, PemQuirks, PemText};
-use super::private_key::{PrivateKey, PublicKey};
+use super::private_key::PrivateKey;
+use super::public_key::PublicKey;
 use super::public_numbers::PublicNumbers;
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId};
@@ -192,8 +193,14 @@ impl KeyCertificate {
         Ok((own.certificate, (!said.is_empty()).then(|| said.join("; it "))))
     }
 
-    /// Derives the self-signed certificate of `key` for the calendar year `year`. Takes one signature.
-    pub(super) fn derive(kid: &KeyId, key: &PrivateKey, year: i32) -> Self {
+    /// Derives the self-signed certificate of `key` for the calendar year `year`. `sign` makes the signature (RS256); `None` if it
+    /// fails.
+    pub(super) fn derive(
+        kid: &KeyId,
+        key: &PublicKey,
+        year: i32,
+        sign: impl Fn(&[u8]) -> Option<Vec<u8>>,
+    ) -> Option<Self> {
         let mut params = CertificateParams::default();
         params.not_before = start_of_year(year - 1);
         params.not_after = derived_end(year);
@@ -202,14 +209,23 @@ impl KeyCertificate {
         params.distinguished_name.push(DnType::CommonName, kid.as_str());
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let (not_before, not_after) = (params.not_before.into(), params.not_after.into());
-        let certificate =
-            params.self_signed(key).expect("a checked key signs, and the fields are of constant shape");
-        Self { der: certificate.der().to_vec(), not_before, not_after }
+        let certificate = params.self_signed(&CertificateKey { key, sign }).ok()?;
+        Some(Self { der: certificate.der().to_vec(), not_before, not_after })
+    }
+
+    /// Derives the self-signed certificate of a private key in this process. Takes one signature.
+    pub(super) fn derive_from(kid: &KeyId, key: &PrivateKey, year: i32) -> Self {
+        let sign = |message: &[u8]| {
+            let mut signature = vec![0; key.public.signature_len()];
+            key.sign(Algorithm::Rs256, message, &mut signature).ok().map(|()| signature)
+        };
+        Self::derive(kid, &key.public, year, sign)
+            .expect("a checked key signs, and the fields are of constant shape")
     }
 
     /// Derives the self-signed certificate of a key that isn't in a keyset yet.
     pub(crate) fn for_new_key(kid: &KeyId, key: &PrivateKey, now: UnixTime) -> Self {
-        Self::derive(kid, key, year_of(now))
+        Self::derive_from(kid, key, year_of(now))
     }
 
     /// Whether its validity satisfies Salesforce at `now`.
@@ -254,17 +270,23 @@ fn start_of_year(year: i32) -> OffsetDateTime {
 }
 
 /// A serial number from key and year. It is unique per issuer name (RFC 5280, section 4.1.2.2), which is the key id.
-fn serial_number(key: &PrivateKey, year: i32) -> SerialNumber {
-    let named = format!("tokenmint certificate {year} {}", key.public.n);
+fn serial_number(key: &PublicKey, year: i32) -> SerialNumber {
+    let named = format!("tokenmint certificate {year} {}", key.n);
     let mut bytes = digest(&SHA256, named.as_bytes()).as_ref()[..16].to_vec();
     // The first byte is 0x40 to 0x7f: the number is positive and always has 16 bytes.
     bytes[0] = bytes[0] & 0x7f | 0x40;
     SerialNumber::from(bytes)
 }
 
-impl PublicKeyData for PrivateKey {
+/// A key as `rcgen` needs it.
+struct CertificateKey<'a, F> {
+    key: &'a PublicKey,
+    sign: F,
+}
+
+impl<F> PublicKeyData for CertificateKey<'_, F> {
     fn der_bytes(&self) -> &[u8] {
-        &self.public.der
+        &self.key.der
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
@@ -272,11 +294,8 @@ impl PublicKeyData for PrivateKey {
     }
 }
 
-impl SigningKey for PrivateKey {
+impl<F: Fn(&[u8]) -> Option<Vec<u8>>> SigningKey for CertificateKey<'_, F> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        let mut signature = vec![0; self.signature_len()];
-        Self::sign(self, Algorithm::Rs256, message, &mut signature)
-            .map_err(|_| rcgen::Error::RemoteKeyError)?;
-        Ok(signature)
+        (self.sign)(message).ok_or(rcgen::Error::RemoteKeyError)
     }
 }

@@ -198,6 +198,16 @@ impl KeyDirectory {
         }
     }
 
+    /// Creates a `keyset.toml` with this entry.
+    ///
+    /// # Errors
+    /// The file exists, or can't be written.
+    pub(crate) fn create_schedule(&self, entry: &ScheduleEntry) -> Result<(), DirectoryError> {
+        let mut document = ScheduleDocument::empty(SCHEDULE_FILE);
+        document.apply(&ScheduleChange::Add(entry.clone()));
+        self.create_file(SCHEDULE_FILE, &SecretString::from(document.text())).map(|_| ())
+    }
+
     /// Creates a file that the service can read.
     ///
     /// # Errors

@@ -53,7 +53,7 @@ pub(super) fn copies_of_retired(
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (keyset, key) in keysets.iter().flat_map(|keyset| keyset.keys.iter().map(move |key| (keyset, key))) {
-        let Some(retired) = retired.get(&key.private.public.modulus_hash()) else { continue };
+        let Some(retired) = retired.get(&key.public().modulus_hash()) else { continue };
         let kid = &key.kid;
         let message = format!(
             "`{kid}` is the key that is retired as `{retired}`: `tokenmint keys retire {} --now` takes it away too; one that \
@@ -75,7 +75,7 @@ pub(super) fn shared_key_warnings(keysets: &[Arc<Keyset>]) -> Vec<Problem> {
     let mut warned = BTreeSet::new();
     for (identity, key) in signs(ProfileKind::Identity) {
         for (oauth, other) in signs(ProfileKind::Oauth) {
-            let same = key.private.public.n == other.private.public.n;
+            let same = key.public().n == other.public().n;
             if same && identity.name != oauth.name && warned.insert(&key.kid) {
                 let message = format!(
                     "its key `{}` is the same as `{}` of keyset `{}`: identity tokens and OAuth assertions \

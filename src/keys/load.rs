@@ -18,16 +18,18 @@ use super::schedule::{self, EntryOrigins, Schedule};
 use super::sealed_key::SealedKey;
 use super::{
     CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, KeyCertificate, KeyRing, KeyState, Keyset,
-    KeysetKey, LiveTokenCounter, PemQuirk, PrivateKey, PublicKey, RotationRules, SCHEDULE_FILE, key_file,
-    keyset_checks, private_key,
+    KeysetKey, LiveTokenCounter, PemQuirk, PrivateKey, PublicKey, RemoteKey, RotationRules, SCHEDULE_FILE,
+    SigningKey, key_file, keyset_checks, private_key,
 };
 use crate::clock::UnixTime;
-use crate::config::{self, KeyId, KeysetSource, Name, Problem, ValueOrigin, WarningCode};
+use crate::config::{
+    self, KeyId, KeysetSource, Name, Problem, RemoteKeyName, StoreConfig, ValueOrigin, WarningCode,
+};
 use crate::files::{parent_directory, reject_replaceable_by_others};
 use crate::hash::PartsHasher;
 use crate::metrics::Metrics;
 use crate::shell;
-use crate::stores::{SealContext, StoreSessions};
+use crate::stores::{SealContext, StoreConnection, StoreSessions};
 
 impl KeyRing {
     /// Opens and checks the keys of all keysets. `previous` is the ring that it replaces. The requests to stores are counted in `metrics`.
@@ -38,7 +40,7 @@ impl KeyRing {
         keysets: &BTreeMap<Name, config::KeysetConfig>,
         now: UnixTime,
         previous: Option<&Self>,
-        metrics: &Metrics,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, Vec<Problem>> {
         let mut loader = Loader::new(now, previous, metrics);
         let sets: Vec<Arc<Keyset>> =
@@ -78,7 +80,7 @@ impl KeyRing {
 /// Collects the keys of `keysets` that verifiers see, and those that they no longer see.
 fn published_keysets<'a>(keysets: impl IntoIterator<Item = &'a Arc<Keyset>>) -> Vec<PublishedKeyset<'a>> {
     let key = |key: &'a KeysetKey| PublishedKey {
-        modulus_hash: key.private.public.modulus_hash(),
+        modulus_hash: key.public().modulus_hash(),
         validity: &key.validity,
     };
     let keyset = |keyset: &'a Arc<Keyset>| PublishedKeyset {
@@ -108,7 +110,10 @@ struct Loader<'a> {
     /// [`PublicationHistory`] has those that it has published.
     retired: BTreeMap<ModulusHash, KeyId>,
     sessions: StoreSessions<'a>,
-    /// The sealed key of the keyset that is being loaded that its store couldn't open.
+    metrics: &'a Arc<Metrics>,
+    /// The connections to stores that sign, by name.
+    connections: BTreeMap<Name, Arc<StoreConnection>>,
+    /// The key of the keyset that is being loaded that its store couldn't open or use.
     unopened: Option<UnopenedKey>,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
@@ -116,7 +121,7 @@ struct Loader<'a> {
 
 /// An opened key whose validity isn't computed yet.
 struct LoadedKey {
-    private: Arc<PrivateKey>,
+    signing: SigningKey,
     live_tokens: Arc<LiveTokenCounter>,
     source: [u8; 32],
     configured_certificate: Option<KeyCertificate>,
@@ -125,25 +130,35 @@ struct LoadedKey {
 }
 
 impl LoadedKey {
-    fn new(private: PrivateKey, source: [u8; 32]) -> Self {
-        let (private, live_tokens) = (Arc::new(private), Arc::default());
-        Self { private, live_tokens, source, configured_certificate: None, derived: None }
+    fn new(signing: SigningKey, source: [u8; 32]) -> Self {
+        Self { signing, live_tokens: Arc::default(), source, configured_certificate: None, derived: None }
+    }
+
+    fn of_private(private: PrivateKey, source: [u8; 32]) -> Self {
+        Self::new(SigningKey::Private(Arc::new(private)), source)
     }
 }
 
 impl<'a> Loader<'a> {
-    fn new(now: UnixTime, previous: Option<&'a KeyRing>, metrics: &'a Metrics) -> Self {
+    fn new(now: UnixTime, previous: Option<&'a KeyRing>, metrics: &'a Arc<Metrics>) -> Self {
         let keysets = previous.into_iter().flat_map(|ring| ring.keysets.values());
         let keys = keysets.flat_map(|keyset| {
             keyset.keys.iter().chain(keyset.unopened.iter().flat_map(|unopened| &unopened.opened))
         });
-        let opened = keys.map(|key| (key.source, key)).collect();
+        let opened: BTreeMap<[u8; 32], &KeysetKey> = keys.map(|key| (key.source, key)).collect();
+        let remote = opened.values().filter_map(|key| match &key.signing {
+            SigningKey::Remote(key) => Some(key.connection().clone()),
+            SigningKey::Private(_) => None,
+        });
+        let connections = remote.map(|connection| (connection.config().name.clone(), connection)).collect();
         Self {
             now,
             opened,
             previous,
             retired: BTreeMap::new(),
             sessions: StoreSessions::new(metrics),
+            metrics,
+            connections,
             unopened: None,
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -181,7 +196,7 @@ impl<'a> Loader<'a> {
             let kid = validity.entry.kid.clone();
             if validity.state(self.now) == KeyState::Gone {
                 gone.push(validity);
-            } else if let Some(LoadedKey { private, live_tokens, source, configured_certificate, derived }) =
+            } else if let Some(LoadedKey { signing, live_tokens, source, configured_certificate, derived }) =
                 found.remove(&kid)
             {
                 let derived = derived.filter(|(previous_kid, _)| *previous_kid == kid);
@@ -189,7 +204,7 @@ impl<'a> Loader<'a> {
                 keys.push(KeysetKey {
                     kid,
                     validity,
-                    private,
+                    signing,
                     live_tokens,
                     source,
                     configured_certificate,
@@ -265,26 +280,75 @@ impl<'a> Loader<'a> {
             return Some(known);
         }
         match sealed.open(context, seal, &mut self.sessions) {
-            Ok(private) => Some(LoadedKey::new(private, source)),
+            Ok(private) => Some(LoadedKey::of_private(private, source)),
             Err(error) => {
-                let (message, store_is_transient) = (error.to_string(), error.store_is_transient());
-                let Some(is_transient) = store_is_transient.filter(|_| self.may_be_unopened(&keyset.name))
-                else {
-                    self.problems.push(Problem::new(field, origin, message));
-                    return None;
-                };
-                if self.unopened.is_none() {
-                    let problem = Problem::warning(
-                        WarningCode::StoreUnavailable,
-                        field,
-                        &origin,
-                        format!("isn't opened: {message}"),
-                    );
-                    self.warnings.push(problem.clone());
-                    self.unopened = Some(UnopenedKey { problem, is_transient, opened: Vec::new() });
-                }
+                let message = format!("isn't opened: {error}");
+                self.record_unopened(field, &origin, keyset, message, error.store_is_transient());
                 None
             }
+        }
+    }
+
+    /// Asks the store of `signed_by` for a key, unless the previous ring has it. `None` if that was reported, or closes the keyset.
+    fn remote_key(
+        &mut self,
+        field: &str,
+        origin: &str,
+        kid: &KeyId,
+        keyset: &config::KeysetConfig,
+        remote: &RemoteKeyName,
+    ) -> Option<LoadedKey> {
+        let Some(store) = &keyset.signed_by else {
+            let message =
+                format!("says that `{kid}` is a key of a store, and the keyset has no `signed_by`: set it");
+            self.problems.push(Problem::new(format!("{field}.key.remote"), origin, message));
+            return None;
+        };
+        let connection = self.connection(store);
+        let source =
+            PartsHasher::of([store.name.as_str(), &remote.to_string(), kid.as_str()].map(str::as_bytes));
+        let is_current = |signing: &SigningKey| matches!(signing, SigningKey::Remote(key) if key.is_current(&connection, self.now));
+        if let Some(known) = self.opened_key(source).filter(|known| is_current(&known.signing)) {
+            return Some(known);
+        }
+        match RemoteKey::load(kid, &connection, remote, self.now, &mut self.sessions) {
+            Ok(key) => Some(LoadedKey::new(SigningKey::Remote(Arc::new(key)), source)),
+            Err(error) => {
+                let message = format!("can't sign with `{remote}` for `{kid}`: {error}");
+                self.record_unopened(field, origin, keyset, message, error.store_is_transient());
+                None
+            }
+        }
+    }
+
+    /// The connection to a store: that of the previous ring, if its settings are the same.
+    fn connection(&mut self, store: &Arc<StoreConfig>) -> Arc<StoreConnection> {
+        let known = self.connections.get(&store.name).filter(|known| known.config() == store);
+        known.cloned().unwrap_or_else(|| {
+            let new = Arc::new(StoreConnection::new(store.clone(), self.metrics.clone()));
+            self.connections.insert(store.name.clone(), new.clone());
+            new
+        })
+    }
+
+    /// Records a key that its store can't open or use: the keyset is then loaded without it. It is a problem of the configuration if the
+    /// store isn't the cause (`store_is_transient` is `None`), or if the keyset is new in a reload.
+    fn record_unopened(
+        &mut self,
+        field: &str,
+        origin: &str,
+        keyset: &config::KeysetConfig,
+        message: String,
+        store_is_transient: Option<bool>,
+    ) {
+        let Some(is_transient) = store_is_transient.filter(|_| self.may_be_unopened(&keyset.name)) else {
+            self.problems.push(Problem::new(field, origin, message));
+            return;
+        };
+        if self.unopened.is_none() {
+            let problem = Problem::warning(WarningCode::StoreUnavailable, field, origin, message);
+            self.warnings.push(problem.clone());
+            self.unopened = Some(UnopenedKey { problem, is_transient, opened: Vec::new() });
         }
     }
 
@@ -310,7 +374,7 @@ impl<'a> Loader<'a> {
     fn opened_key(&self, source: [u8; 32]) -> Option<LoadedKey> {
         let key = self.opened.get(&source)?;
         Some(LoadedKey {
-            private: key.private.clone(),
+            signing: key.signing.clone(),
             live_tokens: key.live_tokens.clone(),
             source,
             configured_certificate: None,
@@ -333,9 +397,10 @@ impl<'a> Loader<'a> {
             known
         } else {
             let private = self.ok_or_record(field, origin, PrivateKey::parse(text, passphrase))?;
-            LoadedKey::new(private, source)
+            LoadedKey::of_private(private, source)
         };
-        let warning = found.private.pem_quirks.without(usual).warning();
+        let private = found.signing.private();
+        let warning = private.and_then(|private| private.pem_quirks.without(usual).warning());
         self.warnings
             .extend(warning.map(|message| Problem::warning(WarningCode::KeyForm, field, origin, message)));
         Some(found)
@@ -365,7 +430,7 @@ impl<'a> Loader<'a> {
         for (path, message) in &contents.misnamed {
             self.problems.push(Problem::new(field, path.display(), message));
         }
-        if contents.keys.is_empty() && contents.misnamed.is_empty() {
+        if contents.keys.is_empty() && contents.misnamed.is_empty() && keyset.signed_by.is_none() {
             let there = contents.ignored.iter().filter_map(|path| path.file_name());
             let there: Vec<String> = there.map(|name| format!("`{}`", name.display())).collect();
             let message = if there.is_empty() {
@@ -418,16 +483,36 @@ impl<'a> Loader<'a> {
             };
             let Some(mut key) = opened else { continue };
             key.configured_certificate =
-                self.certificate_file(field, &certificate_path(path, kid), &key.private.public);
+                self.certificate_file(field, &certificate_path(path, kid), key.signing.public());
             found.insert(kid.clone(), key);
         }
         let schedule = schedule?;
+        for entry in schedule.entries.iter().filter(|entry| !gone_kids.contains(&entry.kid)) {
+            let Some(remote) = &entry.remote else { continue };
+            let origin = schedule
+                .origins
+                .get(&entry.kid)
+                .map_or_else(String::new, |origins| origins.remote.to_string());
+            if let Some(file) = contents.keys.get(&entry.kid) {
+                let message = format!(
+                    "says that `{}` is a key of a store, and {} is there too: remove one of them",
+                    entry.kid,
+                    file.path().display()
+                );
+                self.problems.push(Problem::new(format!("{field}.key.remote"), origin, message));
+                continue;
+            }
+            let Some(mut key) = self.remote_key(field, &origin, &entry.kid, keyset, remote) else { continue };
+            let certificate = directory.join(format!("{}.crt", entry.kid));
+            key.configured_certificate = self.certificate_file(field, &certificate, key.signing.public());
+            found.insert(entry.kid.clone(), key);
+        }
         let source_of = |kid: &KeyId, field: fn(&EntryOrigins) -> &ValueOrigin| {
             let path = || directory.join(SCHEDULE_FILE).display().to_string();
             schedule.origins.get(kid).map_or_else(path, |origins| field(origins).to_string())
         };
         for entry in schedule.entries.iter().filter(|entry| !gone_kids.contains(&entry.kid)) {
-            if !contents.keys.contains_key(&entry.kid) {
+            if entry.remote.is_none() && !contents.keys.contains_key(&entry.kid) {
                 let message = format!("lists `{}`, but there is no {}.key beside it", entry.kid, entry.kid);
                 self.problems.push(Problem::new(
                     field,

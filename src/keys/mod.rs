@@ -3,8 +3,9 @@
 //!
 //! - The state `Retiring` is the normal end of a key, after its time of signing. A *retired* key was revoked at once.
 //! - Every key in a ring has passed the strength checks and a test signature.
-//! - A sealed key is opened by a store at load. If the store can't open it at the start, its keyset is *closed*: it has no keys until the
-//!   store opens it. In a reload, the keyset keeps the keys of the previous load until then.
+//! - A sealed key is opened by a store at load. A remote key stays in its store; a load asks for its public half. If the store can't be used
+//!   at the start, the keyset is *closed*: it has no keys until the store answers. In a reload, the keyset keeps the keys of the previous
+//!   load until then.
 //! - Key ids are unique among the ring's keys and the retired keys of its schedules.
 //! - A ring's keys and dates never change; a reload builds another ring. `retirement` also builds a new ring, from the ring
 //!   in force and `keyset.toml` alone.
@@ -30,6 +31,7 @@ mod load;
 mod pem;
 mod pem_text;
 mod private_key;
+mod public_key;
 mod public_numbers;
 mod publication_history;
 mod retirement;
@@ -38,6 +40,7 @@ pub mod rotation;
 mod schedule;
 mod schedule_document;
 mod sealed_key;
+mod signing_key;
 mod timeline;
 
 pub use batch::{BatchLibrary, BatchParams, BatchSigner, SelfTestResult, SignRequest};
@@ -55,8 +58,9 @@ pub(crate) use live_tokens::LiveTokenCounter;
 pub(crate) use load::{modulus_hash_of_file, rotation_rules};
 pub(crate) use pem::{ListenerKey, parse_listener_key, parse_public_key};
 pub(crate) use pem_text::{PemQuirk, PemQuirks};
-pub(crate) use private_key::{MessageHash, PrivateKeyError, PublicKey, SigningFailed, modulus_hash_of_pem};
+pub(crate) use private_key::{MessageHash, PrivateKeyError, SigningFailed, modulus_hash_of_pem};
 pub use private_key::{PrivateKey, generate_private_key, hash_message};
+pub use public_key::PublicKey;
 pub(crate) use public_numbers::PublicNumbers;
 pub(crate) use publication_history::jwks_max_age;
 pub use publication_history::{ModulusHash, PublicationHistory, PublishedKey, PublishedKeyset};
@@ -67,4 +71,6 @@ pub use schedule::{
 };
 pub use schedule_document::ScheduleDocument;
 pub(crate) use sealed_key::{SEALED_EXTENSION, SealedKey};
+pub use signing_key::SigningKey;
+pub(crate) use signing_key::{RemoteKey, RemoteKeyError, remote_certificate, remote_public_key};
 pub use timeline::{KeyState, KeyValidity, RotationRules};

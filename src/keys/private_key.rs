@@ -12,10 +12,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::digest::{Digest, SHA256, SHA512, digest};
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::error::KeyRejected;
-use aws_lc_rs::signature::{
-    KeyPair as _, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA512, RSA_PKCS1_SHA256,
-    RSA_PKCS1_SHA512, RsaKeyPair,
-};
+use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RSA_PKCS1_SHA512, RsaKeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rsa::pkcs8::{EncodePrivateKey as _, LineEnding};
@@ -26,10 +23,10 @@ use thiserror::Error;
 use super::batch::SelfTest;
 use super::crypto_mb::{CrtKey, ModulusSize};
 use super::key_formats::UnreadableKey;
-use super::key_strength::{self, KeyWeakness};
+use super::key_strength::KeyWeakness;
 use super::pem;
 use super::pem_text::PemQuirks;
-use super::public_numbers::PublicNumbers;
+use super::public_key::PublicKey;
 use crate::clock::Randomness;
 use crate::config::Algorithm;
 use crate::hash::sha256;
@@ -45,8 +42,6 @@ pub enum PrivateKeyError {
         "its numbers don't belong together, so it is corrupt; restore it, or make another with `tokenmint keys new`"
     )]
     Inconsistent(#[source] KeyRejected),
-    #[error("the cryptographic library refuses it ({0}); make another with `tokenmint keys new`")]
-    Library(String),
     #[error("its own signature doesn't verify, so it is corrupt; restore it, or make another")]
     SignatureMismatch,
 }
@@ -59,36 +54,12 @@ pub struct SigningFailed;
 /// A private key, with its public half.
 pub struct PrivateKey {
     pair: RsaKeyPair,
-    /// The parsed public key, for SHA-256 and for SHA-512. Batches verify signatures with it.
-    verifiers: [ParsedPublicKey; 2],
     pub(super) self_test: SelfTest,
     pub public: PublicKey,
     /// The duration of a signature on this host, measured when the key was loaded.
     pub(crate) signing_time: Duration,
     /// The quirks of the text that it was read from.
     pub(crate) pem_quirks: PemQuirks,
-}
-
-/// The public half of a key.
-pub struct PublicKey {
-    /// The modulus in base64url, without padding or leading zero octet (RFC 7518, section 6.3.1). `e` has the same form.
-    pub n: String,
-    pub e: String,
-    pub(crate) bits: usize,
-    /// The `RSAPublicKey` of RFC 8017 in DER.
-    pub der: Vec<u8>,
-}
-
-impl PublicKey {
-    pub(crate) fn numbers(&self) -> PublicNumbers {
-        let decoded = |text: &str| URL_SAFE_NO_PAD.decode(text).unwrap_or_default();
-        PublicNumbers::new(&decoded(&self.n), &decoded(&self.e))
-    }
-
-    /// SHA-256 of the base64url text of the modulus, which identifies the key whatever its key id.
-    pub(crate) fn modulus_hash(&self) -> [u8; 32] {
-        sha256(self.n.as_bytes())
-    }
 }
 
 /// The [`modulus_hash`](PublicKey::modulus_hash) of a key that isn't checked further; `None` if it can't be read.
@@ -107,22 +78,11 @@ impl PrivateKey {
     /// Says what is wrong with the text or the key, without quoting it.
     pub fn parse(text: &SecretString, passphrase: Option<&SecretString>) -> Result<Self, PrivateKeyError> {
         let ((modulus, public_exponent, document), pem_quirks) = pem::parse_private_key(text, passphrase)?;
-        key_strength::check_strength(&modulus, &public_exponent).map_err(PrivateKeyError::Weak)?;
+        let public = PublicKey::new(&modulus, &public_exponent).map_err(PrivateKeyError::Weak)?;
         // aws-lc checks that the private numbers match each other and the public ones, and zeroizes its temporary values.
         let pair = RsaKeyPair::from_der(&document).map_err(PrivateKeyError::Inconsistent)?;
-        let public = PublicKey {
-            n: URL_SAFE_NO_PAD.encode(modulus.to_bytes_be()),
-            e: URL_SAFE_NO_PAD.encode(public_exponent.to_bytes_be()),
-            bits: modulus.bits(),
-            der: pair.public_key().as_ref().to_vec(),
-        };
-        let verifier = |algorithm| {
-            ParsedPublicKey::new(algorithm, &public.der)
-                .map_err(|reason| PrivateKeyError::Library(reason.to_string()))
-        };
-        let verifiers = [verifier(&RSA_PKCS1_2048_8192_SHA256)?, verifier(&RSA_PKCS1_2048_8192_SHA512)?];
         let self_test = SelfTest::default();
-        let key = Self { pair, verifiers, self_test, public, signing_time: Duration::ZERO, pem_quirks };
+        let key = Self { pair, self_test, public, signing_time: Duration::ZERO, pem_quirks };
         let signing_time = key.test_signature()?;
         Ok(Self { signing_time, ..key })
     }
@@ -159,16 +119,6 @@ impl PrivateKey {
         self.pair.sign_digest(padding, &hash.digest, signature).map_err(|_| SigningFailed)
     }
 
-    /// Whether `signature` is a valid signature of the message with this [hash](hash_message).
-    pub fn verifies(&self, hash: &MessageHash, signature: &[u8]) -> bool {
-        let [rs256, rs512] = &self.verifiers;
-        let verifier = match hash.algorithm {
-            Algorithm::Rs256 => rs256,
-            Algorithm::Rs512 => rs512,
-        };
-        verifier.verify_digest_sig(&hash.digest, signature).is_ok()
-    }
-
     /// Returns the key in the form of the batch library; `None` if that library doesn't support its size or exponent. The numbers are
     /// read from aws-lc, which keeps them.
     pub(super) fn crt(&self) -> Option<CrtKey> {
@@ -186,7 +136,7 @@ impl PrivateKey {
             let start = Instant::now();
             self.sign_hash(&hash, &mut signature).map_err(|_| PrivateKeyError::SignatureMismatch)?;
             shortest = shortest.min(start.elapsed());
-            if !self.verifies(&hash, &signature) {
+            if !self.public.verifies(&hash, &signature) {
                 return Err(PrivateKeyError::SignatureMismatch);
             }
         }
@@ -197,7 +147,7 @@ impl PrivateKey {
 /// The hash of a message, and the signature algorithm that it is for.
 pub struct MessageHash {
     pub(crate) algorithm: Algorithm,
-    digest: Digest,
+    pub(super) digest: Digest,
 }
 
 impl MessageHash {

@@ -46,11 +46,9 @@ impl KeyRing {
                 .is_some_and(|marks| marks.iter().any(|mark| mark.kid == *kid && mark.retired.is_some()))
         };
         let retired = self.keys().filter(|(keyset, key)| is_retired(&keyset.name, &key.kid));
-        let retired: BTreeSet<ModulusHash> =
-            retired.map(|(_, key)| key.private.public.modulus_hash()).collect();
+        let retired: BTreeSet<ModulusHash> = retired.map(|(_, key)| key.public().modulus_hash()).collect();
         if !retired.is_empty() {
-            for (keyset, key) in
-                self.keys().filter(|(_, key)| retired.contains(&key.private.public.modulus_hash()))
+            for (keyset, key) in self.keys().filter(|(_, key)| retired.contains(&key.public().modulus_hash()))
             {
                 let mark = RetirementMark { kid: key.kid.clone(), retired: Some(now), emergency_from: None };
                 marks.entry(keyset.name.clone()).or_default().push(mark);

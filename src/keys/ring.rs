@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::certificate::{KeyCertificate, derived_not_after, next_derivation, year_of};
 use super::live_tokens::LiveTokenCounter;
 use super::private_key::PrivateKey;
+use super::public_key::PublicKey;
 use super::publication_history::PublicationHistory;
+use super::signing_key::SigningKey;
 use super::timeline::{KeyState, KeyValidity, RotationRules};
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, Name, Problem, ProfileName};
@@ -30,11 +32,11 @@ pub struct Keyset {
     pub(crate) gone: Vec<KeyValidity>,
     pub(crate) rules: RotationRules,
     pub(crate) used_by: Vec<ProfileName>,
-    /// The sealed key that its store couldn't open, if there is one. Then `keys` has the keys of the previous load, or none.
+    /// The key that its store couldn't open or use, if there is one. Then `keys` has the keys of the previous load, or none.
     pub(crate) unopened: Option<UnopenedKey>,
 }
 
-/// A sealed key that its store couldn't open.
+/// A sealed key that its store couldn't open, or a store's key that couldn't be used.
 #[derive(Clone)]
 pub(crate) struct UnopenedKey {
     pub(crate) problem: Problem,
@@ -49,7 +51,7 @@ pub(crate) struct UnopenedKey {
 pub struct KeysetKey {
     pub kid: KeyId,
     pub(crate) validity: KeyValidity,
-    pub private: Arc<PrivateKey>,
+    pub signing: SigningKey,
     pub(crate) live_tokens: Arc<LiveTokenCounter>,
     /// SHA-256 of the text and the passphrase that it was read from.
     pub(super) source: [u8; 32],
@@ -100,11 +102,18 @@ impl Keyset {
 }
 
 impl KeysetKey {
+    pub fn public(&self) -> &PublicKey {
+        self.signing.public()
+    }
+
     /// The certificate to publish: the configured one while Salesforce accepts it, otherwise one derived from the key.
     pub fn certificate(&self, now: UnixTime) -> KeyCertificate {
         match self.accepted_configured_certificate(now) {
             Some(configured) => configured.clone(),
-            None => self.derived.for_year(year_of(now), &self.kid, &self.private),
+            None => match &self.signing {
+                SigningKey::Private(key) => self.derived.for_year(year_of(now), &self.kid, key),
+                SigningKey::Remote(key) => key.certificate.clone(),
+            },
         }
     }
 
@@ -117,8 +126,11 @@ impl KeysetKey {
 
     /// The expiry of the published certificate.
     pub(crate) fn certificate_not_after(&self, now: UnixTime) -> UnixTime {
-        self.accepted_configured_certificate(now)
-            .map_or_else(|| derived_not_after(now), |certificate| certificate.not_after)
+        match (self.accepted_configured_certificate(now), &self.signing) {
+            (Some(configured), _) => configured.not_after,
+            (None, SigningKey::Private(_)) => derived_not_after(now),
+            (None, SigningKey::Remote(key)) => key.certificate.not_after,
+        }
     }
 
     /// The certificate of `KID.crt`, whether Salesforce accepts it or not.
@@ -134,7 +146,7 @@ impl KeysetKey {
 impl DerivedCertificateCache {
     fn for_year(&self, year: i32, kid: &KeyId, key: &PrivateKey) -> KeyCertificate {
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        made.entry(year).or_insert_with(|| KeyCertificate::derive(kid, key, year)).clone()
+        made.entry(year).or_insert_with(|| KeyCertificate::derive_from(kid, key, year)).clone()
     }
 }
 
@@ -191,6 +203,7 @@ mod tests {
             keys: KeysetSource::Text { kid, pem, origin: "a test".to_owned() },
             passphrase: None,
             seal: None,
+            signed_by: None,
             algorithm: Algorithm::Rs256,
             longest_life: Duration::from_hours(1),
             publish_lead: DEFAULT_PUBLISH_LEAD,
@@ -201,7 +214,7 @@ mod tests {
         // 2026-12-30T12:00:00Z and a day later.
         let (noon, eve) = (UnixTime::from_seconds(1_798_632_000), UnixTime::from_seconds(1_798_718_400));
         let load = |now, previous: Option<&KeyRing>| {
-            KeyRing::load(&keysets, now, previous, &Metrics::new())
+            KeyRing::load(&keysets, now, previous, &Arc::new(Metrics::new()))
                 .map_err(|problems| format!("{problems:?}"))
                 .expect("a ring")
         };

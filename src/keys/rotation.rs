@@ -103,6 +103,7 @@ impl RotationRules {
             added: Some(now),
             emergency: emergency && sign_from < earliest,
             retired: None,
+            remote: None,
         })
     }
 

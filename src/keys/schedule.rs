@@ -17,7 +17,7 @@ use crate::config::schema::SCHEDULE;
 use crate::config::section::Section;
 use crate::config::source::{self, ConfigNode, ConfigValue};
 use crate::config::values::parse_string;
-use crate::config::{KeyId, Problem, ValueOrigin};
+use crate::config::{KeyId, Problem, RemoteKeyName, ValueOrigin};
 
 /// The file name of the schedule beside the keys.
 pub const SCHEDULE_FILE: &str = "keyset.toml";
@@ -35,12 +35,14 @@ pub struct ScheduleEntry {
     /// The time of its retirement. As soon as this is read, whatever the date, the key neither signs nor is published.
     /// The date decides which other key took over.
     pub retired: Option<UnixTime>,
+    /// The key of a store that signs, in the place of a file.
+    pub remote: Option<RemoteKeyName>,
 }
 
 impl ScheduleEntry {
     /// An entry without dates, for the only key of a keyset or to be completed.
     pub const fn without_dates(kid: KeyId) -> Self {
-        Self { kid, sign_from: None, added: None, emergency: false, retired: None }
+        Self { kid, sign_from: None, added: None, emergency: false, retired: None, remote: None }
     }
 
     /// Orders entries by `sign_from`, then by key id, whatever their order in the file.
@@ -66,6 +68,7 @@ pub(crate) struct EntryOrigins {
     pub(crate) kid: ValueOrigin,
     sign_from: ValueOrigin,
     pub(crate) retired: ValueOrigin,
+    pub(crate) remote: ValueOrigin,
 }
 
 /// A likely mistake in a schedule.
@@ -243,6 +246,7 @@ fn parse_entry(
     let added = section.optional("added", parse_datetime);
     let emergency = section.optional("emergency", parse_flag).unwrap_or_default();
     let retirement = section.optional("retired", parse_retirement);
+    let remote = section.optional("remote", |node| RemoteKeyName::parse(&parse_string(node)?));
     let retired = retirement.flatten().map(|retirement| retirement.date(sign_from));
     if retired.is_none() && !section.has("sign_from") {
         section.problem("sign_from", "is missing: when it starts to sign, for example 2026-12-01T00:00:00Z");
@@ -269,11 +273,12 @@ fn parse_entry(
         warnings.push(ScheduleWarning { field: "key.retired", origin, message });
     }
     Some(WrittenEntry {
-        entry: ScheduleEntry { kid, sign_from, added, emergency, retired },
+        entry: ScheduleEntry { kid, sign_from, added, emergency, retired, remote },
         origins: EntryOrigins {
             kid: section.origin_of("kid"),
             sign_from: section.origin_of("sign_from"),
             retired: section.origin_of("retired"),
+            remote: section.origin_of("remote"),
         },
     })
 }

@@ -67,6 +67,7 @@ impl ScheduleDocument {
             ("sign_from", entry.sign_from.map(datetime_item)),
             ("emergency", entry.emergency.then(|| value(true))),
             ("retired", entry.retired.map(datetime_item)),
+            ("remote", entry.remote.as_ref().map(|remote| value(remote.to_string()))),
         ];
         let mut fields: Vec<(&str, Item)> =
             fields.into_iter().filter_map(|(name, field)| Some((name, field?))).collect();

@@ -71,7 +71,7 @@ impl Circuit {
     fn check(&self, now: Duration) -> Result<(), CircuitOpen> {
         match &self.open {
             Some((cause, next)) if now < *next => {
-                Err(CircuitOpen { cause: cause.clone(), retry_after: *next - now })
+                Err(CircuitOpen { cause: cause.clone(), retry_after: next.saturating_sub(now) })
             }
             _ => Ok(()),
         }

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// The messages contain the errors that a store lists, and no other part of its responses.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(crate) enum StoreError {
+pub enum StoreError {
     /// There was no usable answer. Another attempt may succeed.
     #[error("doesn't answer: {0}")]
     Unavailable(String),

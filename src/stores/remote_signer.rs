@@ -32,7 +32,7 @@ pub(crate) struct RemoteSigner {
 
 /// Why a store doesn't sign now.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub(crate) enum RemoteSigningError {
+pub enum RemoteSigningError {
     /// More signatures are wanted than `max_signatures_per_second` and `max_concurrent_signatures` allow.
     #[error("store `{0}` is asked for more signatures than its limits allow (max_signatures_per_second)")]
     LimitExceeded(String),
@@ -132,7 +132,7 @@ impl RemoteSigner {
         let verified = signed.and_then(|signature| {
             if is_valid(&signature) { Ok(signature) } else { Err(StoreError::WrongSignature) }
         });
-        let took = self.connection.now() - begin;
+        let took = self.connection.now().saturating_sub(begin);
         self.connection.record_signature(took, verified.as_ref().err());
         verified
     }

@@ -242,8 +242,7 @@ impl Store for Vault {
 
     fn public_key<'a>(&'a self, key: &'a RemoteKeyName) -> BoxFuture<'a, Result<String, StoreError>> {
         Box::pin(async move {
-            let RemoteKeyName { name, .. } = key;
-            let version = version_of(key)?;
+            let (name, version) = name_and_version(key)?;
             let reply = self.versions(name).await?.ok_or_else(|| {
                 StoreError::Refused(format!(
                     "has no key `{name}` at `{}`: `tokenmint keys new KID --remote` makes one",
@@ -275,7 +274,7 @@ impl Store for Vault {
         digest: &'a [u8],
     ) -> BoxFuture<'a, Result<Vec<u8>, StoreError>> {
         Box::pin(async move {
-            let version = version_of(key)?;
+            let (name, version) = name_and_version(key)?;
             let hash = match algorithm {
                 Algorithm::Rs256 => "sha2-256",
                 Algorithm::Rs512 => "sha2-512",
@@ -287,7 +286,7 @@ impl Store for Vault {
                 signature_algorithm: "pkcs1v15",
                 marshaling_algorithm: "jws",
             };
-            let path = format!("{}/sign/{}/{hash}", self.mount, key.name);
+            let path = format!("{}/sign/{name}/{hash}", self.mount);
             let body = match self.post(&path, &request).await? {
                 Answer::Success(body) => body,
                 Answer::Failure(status, errors) => {
@@ -308,9 +307,10 @@ impl Store for Vault {
         bits: usize,
     ) -> BoxFuture<'a, Result<RemoteKeyName, StoreError>> {
         Box::pin(async move {
+            check_name(name)?;
             if self.versions(name).await?.is_some() {
                 return Err(StoreError::Refused(format!(
-                    "has a key `{name}` already: list a version of it with --remote={name}:1, or take another name"
+                    "has a key `{name}` already: list it with --remote-key {name}:1, or take another key id"
                 )));
             }
             let path = format!("{}/keys/{name}", self.mount);
@@ -338,14 +338,27 @@ impl Store for Vault {
     }
 }
 
-/// The version of a key. Without one, a rotation in the store would change which key signs.
-fn version_of(key: &RemoteKeyName) -> Result<u32, StoreError> {
-    let missing = || {
+/// The name of a key, which is one segment of a path, and its version. Without a version, a rotation in the store would change which
+/// key signs.
+fn name_and_version(key: &RemoteKeyName) -> Result<(&str, u32), StoreError> {
+    let version = key.version.ok_or_else(|| {
         StoreError::Refused(format!(
             "has versions of each key, and `remote` must say which one: for example `{key}:1`"
         ))
-    };
-    key.version.ok_or_else(missing)
+    })?;
+    check_name(&key.name)?;
+    Ok((&key.name, version))
+}
+
+/// Rejects a name that the transit engine doesn't allow.
+fn check_name(name: &str) -> Result<(), StoreError> {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.bytes().all(is_valid) && !name.starts_with('.') {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "can't have a key `{name}`: its names have letters, digits and any of `-_.`; take another, with --remote-key"
+    )))
 }
 
 /// A client that follows no redirects, and trusts `ca_file` if it is given.

@@ -71,8 +71,8 @@ impl KeysetSigner {
     ) -> Result<(SecretString, KeyId), MintError> {
         let position = self.signing_position(now)?;
         let key = &self.keyset.keys[position];
-        let mut token = signing_input(&self.encoded_headers[position], payload, key.private.signature_len());
-        let signature = signer.sign(&key.private, self.keyset.algorithm, token.as_bytes()).await?;
+        let mut token = signing_input(&self.encoded_headers[position], payload, key.public().signature_len());
+        let signature = signer.sign(&key.signing, self.keyset.algorithm, token.as_bytes()).await?;
         append_signature(&mut token, &signature);
         key.live_tokens.record(expires_at);
         Ok((SecretString::from(std::mem::take(&mut *token)), key.kid.clone()))

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::clock::{NoRandomness, UnixTime};
 use crate::keys::SigningFailed;
+use crate::stores::RemoteSigningError;
 
 /// A signed token, and the data that the response states about it.
 pub struct MintedToken {
@@ -35,10 +36,12 @@ impl MintedToken {
 pub enum MintError {
     #[error("no key of the keyset signs yet")]
     NoSigningKey { seconds_until_next: Option<i64> },
-    #[error("the store that seals the keyset's keys hasn't answered yet")]
+    #[error("the store of the keyset's keys hasn't answered yet")]
     KeysetClosed,
     #[error("more signatures are waiting than the service can make in time")]
     Overloaded,
+    #[error(transparent)]
+    Remote(#[from] RemoteSigningError),
     #[error(transparent)]
     Signing(#[from] SigningFailed),
     #[error(transparent)]

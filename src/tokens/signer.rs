@@ -15,6 +15,7 @@
 //! - A signature by a key that took longer than [`MAX_INLINE_TIME`] runs on a [`ThreadPool`] of lower priority.
 //! - With a [`BatchSigner`], the holder of a permit also signs for other waiters, if enough are there for a batch to pay:
 //!   up to eight signatures with its own ([`BatchParams::MAX_SIZE`]). It never waits for more waiters.
+//! - A key of a store signs there: [`RemoteKey`](crate::keys::RemoteKey) has a queue like this one, of the store's own length.
 //! - Only a full queue rejects at once. A job that can't be signed in time isn't rejected before its time is over: an early
 //!   rejection would make clients retry at once, and answering retries takes time from signatures. The wait slows them down.
 
@@ -32,7 +33,7 @@ use super::minted::MintError;
 use super::thread_pool::ThreadPool;
 use crate::config::Algorithm;
 use crate::keys::{
-    BatchParams, BatchSigner, MessageHash, PrivateKey, SignRequest, SigningFailed, hash_message,
+    BatchParams, BatchSigner, MessageHash, PrivateKey, SignRequest, SigningFailed, SigningKey, hash_message,
 };
 use crate::metrics::Metrics;
 use crate::signing_queue::{AcquireError, Acquired, Permit, SigningQueue, TakenWaiter};
@@ -130,18 +131,32 @@ impl Signer {
         }
     }
 
-    /// Signs `message` like [`PrivateKey::sign`], once it has a permit or is part of another's batch.
+    /// Signs `message` by RSASSA-PKCS1-v1_5.
     ///
     /// # Errors
-    /// The request was shed, or the cryptographic library failed.
+    /// The request was shed, the cryptographic library failed, or the store of the key can't be used.
     pub(super) async fn sign(
         &self,
-        key: &Arc<PrivateKey>,
+        key: &SigningKey,
         algorithm: Algorithm,
         message: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, MintError> {
+        let hash = hash_message(algorithm, message);
+        match key {
+            SigningKey::Private(key) => self.sign_here(key, hash).await,
+            // A store's key has a queue of its own: waiting for a store keeps no core busy.
+            SigningKey::Remote(key) => Ok(Zeroizing::new(key.sign(&hash).await?)),
+        }
+    }
+
+    /// Signs in this process, once it has a permit or is part of another's batch.
+    async fn sign_here(
+        &self,
+        key: &Arc<PrivateKey>,
+        hash: MessageHash,
+    ) -> Result<Zeroizing<Vec<u8>>, MintError> {
         let requested_at = Instant::now();
-        let job = SignJob { key: key.clone(), hash: hash_message(algorithm, message) };
+        let job = SignJob { key: key.clone(), hash };
         let signature = match self.queue.acquire(job).await.map_err(|error| self.acquire_failed(error))? {
             Acquired::Done(signature) => signature,
             Acquired::Permit(permit, job) if self.executor.exceeds_inline_time(&job.key) => {

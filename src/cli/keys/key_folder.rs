@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{CliContext, CliError, KeyFiles, KeyPair, is_kid_taken};
+use super::{CliContext, CliError, KeyFiles, NewKey, is_kid_taken};
 use crate::cli::{FILE_TIMEOUT, print_stderr, run_with_timeout};
 use crate::clock::UnixTime;
 use crate::config::{
@@ -298,16 +298,22 @@ pub(crate) fn create_replacement_key(
     keysets: &BTreeMap<Name, KeysetConfig>,
     context: &CliContext<'_>,
 ) -> Result<KeyFiles, CliError> {
-    let pair = KeyPair::generate(2048, context)?;
     let free = std::iter::successors(next_kid(&folder.kids[0]), next_kid)
         .find(|kid| schedule.entry(kid).is_none() && !is_kid_taken(kid, &folder.directory, keysets));
-    let kid = free.map_or_else(|| pair.thumbprint(), Ok)?;
+    let key = NewKey::make(folder.keyset.as_ref(), free.as_ref(), None, 2048, context)?;
+    let kid = free.map_or_else(|| key.thumbprint(), Ok)?;
     let now = context.clock_and_rng.clock.now();
     let directory = KeyDirectory::lock_for_retirement(&folder.directory)?;
     let mut file = directory.schedule(folder.rules().publish_lead, now)?;
-    let made = pair.write(&directory, &kid, folder.keyset.as_ref(), context)?;
+    let made = key.write(&directory, &kid, folder.keyset.as_ref(), context)?;
     let sign_from = Some(schedule.first_free_second(now));
-    let entry = ScheduleEntry { kid, sign_from, added: Some(now), emergency: true, retired: None };
+    let entry = ScheduleEntry {
+        sign_from,
+        added: Some(now),
+        emergency: true,
+        remote: key.remote().cloned(),
+        ..ScheduleEntry::without_dates(kid)
+    };
     if let Err(error) = file.apply(&[ScheduleChange::Add(entry)]) {
         made.remove_unless_listed(&error);
         return Err(error.into());

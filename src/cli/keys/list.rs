@@ -36,6 +36,8 @@ struct KeyRow {
     /// `None` for a key in state `Gone`, whose files are not read.
     bits: Option<usize>,
     thumbprint: Option<String>,
+    /// The store's name for the key; `None` for a key in this process.
+    remote: Option<String>,
     used_by: Vec<String>,
     added: Option<UnixTime>,
     signs_from: Option<UnixTime>,
@@ -67,7 +69,7 @@ impl ListKeysCommand {
                 key.kid.to_string(),
                 state_label(key),
                 key.next_change().map_or_else(|| "-".to_owned(), |when| when.to_string()),
-                key.bits.map_or_else(|| "-".to_owned(), |bits| format!("{} {bits}", key.algorithm.as_str())),
+                key_label(key),
                 key.certificate_expires_at
                     .map_or_else(|| "-".to_owned(), |until| until.date_time().date().to_string()),
                 last_fetch(key, now),
@@ -136,8 +138,9 @@ fn loaded_key_row(
         retired: false,
         emergency: key.validity.entry.emergency,
         algorithm: keyset.algorithm,
-        bits: Some(key.private.public.bits),
-        thumbprint: Some(jwks::thumbprint(&key.private.public)),
+        bits: Some(key.public().bits),
+        thumbprint: Some(jwks::thumbprint(key.public())),
+        remote: key.signing.remote().map(ToString::to_string),
         used_by: used_by(keyset),
         added: key.validity.entry.added,
         signs_from: key.validity.signs_from(),
@@ -159,6 +162,7 @@ fn gone_key_row(keyset: &Keyset, life: &KeyValidity, now: UnixTime) -> KeyRow {
         algorithm: keyset.algorithm,
         bits: None,
         thumbprint: None,
+        remote: life.entry.remote.as_ref().map(ToString::to_string),
         used_by: used_by(keyset),
         added: None,
         signs_from: life.signs_from(),
@@ -193,6 +197,13 @@ impl KeyRow {
             KeyState::Gone => None,
         }
     }
+}
+
+/// Algorithm, bits, and the store's name of a key that a store has.
+fn key_label(key: &KeyRow) -> String {
+    let Some(bits) = key.bits else { return "-".to_owned() };
+    let remote = key.remote.as_ref().map(|remote| format!(" {remote}")).unwrap_or_default();
+    format!("{} {bits}{remote}", key.algorithm.as_str())
 }
 
 /// Describes the last fetch: the class of the client, and how long ago it was.

@@ -3,33 +3,30 @@
 mod key_folder;
 mod list;
 mod new;
+mod new_key;
 mod retire;
 mod rotate;
 mod seal;
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Subcommand;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Serialize;
 
 use super::admin_client::{AdminClient, QueryError, StatusReply};
 use super::{
     CliContext, CliError, FILE_TIMEOUT, MAX_LINE_WIDTH, WithConfig, keyset_directories, list_known_names,
     print_line, print_stderr, run_with_timeout,
 };
-use crate::config::{Algorithm, KeyId, KeysetConfig, KeysetSource, Name};
-use crate::jwks;
-use crate::keys::{
-    self, DirectoryContents, DirectoryError, KeyCertificate, KeyDirectory, KeyFile, PrivateKey,
-    PrivateKeyError, SEALED_EXTENSION, UnreadableKey,
-};
+use crate::config::{KeyId, KeysetConfig, KeysetSource, Name, RemoteKeyName};
+use crate::keys::{self, DirectoryContents, DirectoryError, KeyFile, SEALED_EXTENSION};
+use new_key::NewKey;
+pub(super) use new_key::{KeyFiles, KeyPair};
 
 /// Make, list, rotate and retire keys
 #[derive(Subcommand)]
@@ -68,6 +65,21 @@ fn parse_kid(text: &str) -> Result<KeyId, String> {
     KeyId::parse(text)
 }
 
+fn parse_remote(text: &str) -> Result<RemoteKeyName, String> {
+    RemoteKeyName::parse(text)
+}
+
+/// Rejects `--remote` and `--remote-key` for a keyset without `signed_by`.
+fn check_remote(keyset: &KeysetConfig, is_wanted: bool) -> Result<(), CliError> {
+    if is_wanted && keyset.signed_by.is_none() {
+        return Err(CliError::Failed(format!(
+            "keysets.{} has no `signed_by`: name a [stores.NAME] that signs",
+            keyset.name
+        )));
+    }
+    Ok(())
+}
+
 /// Returns the keyset with that name, or the only one with a directory, and its directory.
 fn select_keyset<'a>(
     keysets: &'a BTreeMap<Name, KeysetConfig>,
@@ -100,49 +112,6 @@ fn select_keyset<'a>(
     })
 }
 
-#[derive(Serialize)]
-pub(super) struct KeyFiles {
-    kid: KeyId,
-    pub(crate) private_key: PathBuf,
-    pub(crate) certificate: PathBuf,
-    pub(crate) jwk: PathBuf,
-}
-
-impl KeyFiles {
-    /// Removes the files, unless the schedule may list them already.
-    fn remove_unless_listed(&self, error: &DirectoryError) {
-        if error.is_written() {
-            return;
-        }
-        for path in [&self.private_key, &self.certificate, &self.jwk] {
-            let _ = fs::remove_file(path);
-        }
-    }
-
-    /// Prints what each file is for. `usage` says where its certificate and its JWK go.
-    pub(super) fn announce(&self, usage: KeysetUsage) {
-        let private_key = self.private_key.display();
-        print_line(&if self.private_key.extension().is_some_and(|extension| extension == "sealed") {
-            format!("{private_key}  the sealed private key; back it up, and the store's key that opens it")
-        } else {
-            format!("{private_key}  the private key; back it up, show it to nobody")
-        });
-        let (certificate, jwk) = (self.certificate.display(), self.jwk.display());
-        print_line(&match usage {
-            KeysetUsage::Identity => format!("{certificate}  its certificate, which the JWK contains"),
-            KeysetUsage::Oauth | KeysetUsage::Unknown => {
-                format!("{certificate}  its certificate, for an External Client App")
-            }
-        });
-        print_line(&match usage {
-            KeysetUsage::Oauth => format!("{jwk}  its JWK, which an External Client App doesn't need"),
-            KeysetUsage::Identity | KeysetUsage::Unknown => {
-                format!("{jwk}  its JWK, for Setup > Enhanced Chat User Verification > New Key")
-            }
-        });
-    }
-}
-
 /// The kind of profiles that use a keyset. It decides what Salesforce needs of a key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeysetUsage {
@@ -167,99 +136,6 @@ impl KeysetUsage {
             (false, true) => Self::Oauth,
             _ => Self::Unknown,
         }
-    }
-}
-
-/// A key pair, before it is written to a key folder. Generating it may take seconds, so no lock is held meanwhile.
-pub(super) struct KeyPair {
-    pem: SecretString,
-    private: PrivateKey,
-}
-
-impl KeyPair {
-    /// Reads an existing key. An encrypted key is an error.
-    pub(super) fn read(path: &Path) -> Result<Self, CliError> {
-        let failed = |reason: &dyn Display| CliError::Failed(format!("{}: {reason}", path.display()));
-        let pem = keys::key_file::read_private_key_unchecked(path).map_err(|reason| failed(&reason))?;
-        let encrypted = |openssl_options: &str| {
-            failed(&format_args!(
-                "it is encrypted, and `init` takes no passphrase: decrypt it with `openssl pkey -in KEY -out NEW{openssl_options}` and \
-                 give NEW to --key. To keep it encrypted, run `init` without --key, put the key in the place of the new KID.key, \
-                 remove KID.crt and KID.jwk, and set `passphrase_file` in [keysets.web]"
-            ))
-        };
-        let private = PrivateKey::parse(&pem, None).map_err(|reason| match reason {
-            PrivateKeyError::Unreadable(UnreadableKey::NoPassphrase | UnreadableKey::LegacyEncryption) => {
-                encrypted("")
-            }
-            PrivateKeyError::Unreadable(UnreadableKey::UnknownEncryption(options)) => encrypted(options),
-            reason => failed(&reason),
-        })?;
-        Ok(Self { pem, private })
-    }
-
-    pub(super) fn generate(bits: usize, context: &CliContext<'_>) -> Result<Self, CliError> {
-        let pem =
-            keys::generate_private_key(bits, &*context.clock_and_rng.randomness).map_err(CliError::failed)?;
-        let private = PrivateKey::parse(&pem, None).map_err(CliError::failed)?;
-        Ok(Self { pem, private })
-    }
-
-    /// Returns the RFC 7638 thumbprint as a key id.
-    fn thumbprint(&self) -> Result<KeyId, CliError> {
-        KeyId::parse(&jwks::thumbprint(&self.private.public)).map_err(CliError::failed)
-    }
-
-    /// Writes the certificate, the JWK and, last, the key: a service that sees the key finds the others. The key is sealed if those of
-    /// `keyset` are. On an error, no file remains.
-    pub(super) fn write(
-        &self,
-        directory: &KeyDirectory,
-        kid: &KeyId,
-        keyset: Option<&KeysetConfig>,
-        context: &CliContext<'_>,
-    ) -> Result<KeyFiles, CliError> {
-        let now = context.clock_and_rng.clock.now();
-        let algorithm = keyset.map_or(Algorithm::Rs256, |keyset| keyset.algorithm);
-        let sealed_for = keyset.filter(|keyset| keyset.seal.is_some());
-        let (key_extension, key) = if let Some(keyset) = sealed_for {
-            let text = seal::seal_text(&self.pem, &self.private, kid, keyset, context)?;
-            (SEALED_EXTENSION, SecretString::from(text))
-        } else {
-            reject_plain_beside_sealed(directory.path())?;
-            ("key", self.pem.clone())
-        };
-        let certificate = KeyCertificate::for_new_key(kid, &self.private, now);
-        let jwk = jwks::jwk_from_parts(kid, &self.private.public, &certificate, algorithm);
-        let jwk = serde_json::to_string_pretty(&jwk).map_err(CliError::failed)? + "\n";
-        let files = [
-            ("crt", SecretString::from(certificate.pem())),
-            ("jwk", SecretString::from(jwk)),
-            (key_extension, key),
-        ];
-        check_kid_unused(directory.path(), kid)?;
-        let mut made = Vec::new();
-        for (extension, content) in files {
-            let name = format!("{kid}.{extension}");
-            let created = directory.create_file(&name, &content);
-            if created.as_ref().map_or_else(DirectoryError::is_written, |_| true) {
-                made.push(directory.path().join(name));
-            }
-            if let Err(error) = created {
-                // No partial result remains.
-                for path in &made {
-                    let _ = fs::remove_file(path);
-                }
-                return Err(error.into());
-            }
-        }
-        let path = |extension: &str| directory.path().join(format!("{kid}.{extension}"));
-        Ok(KeyFiles {
-            kid: kid.clone(),
-            private_key: path(key_extension),
-            certificate: path("crt"),
-            jwk: path("jwk"),
-        })
     }
 }
 
@@ -327,11 +203,12 @@ fn is_kid_taken(kid: &KeyId, directory: &Path, keysets: &BTreeMap<Name, KeysetCo
 
 /// Warns that a new key file isn't encrypted although the keyset has a passphrase.
 fn warn_unencrypted_key(keyset: Option<&KeysetConfig>, made: &KeyFiles) {
+    let Some(private_key) = &made.private_key else { return };
     if let Some(keyset) = keyset.filter(|keyset| keyset.passphrase.is_some()) {
         print_stderr(&format!(
             "warning: {} isn't encrypted, though keysets.{} has a passphrase: only its mode protects it. To encrypt \
              it: openssl pkey -aes256 -in OLD -out NEW",
-            made.private_key.display(),
+            private_key.display(),
             keyset.name
         ));
     }

@@ -8,18 +8,19 @@ use clap::Args;
 
 use super::seal::seal_of;
 use super::{
-    CliContext, CliError, KeyPair, KeysetUsage, check_kid_unused, create_directory, parse_kid, print_stderr,
-    select_keyset,
+    CliContext, CliError, KeysetUsage, NewKey, check_kid_unused, check_remote, create_directory, parse_kid,
+    parse_remote, print_stderr, select_keyset,
 };
 use crate::cli::print_json;
 use crate::clock::UnixTime;
-use crate::config::{DEFAULT_PUBLISH_LEAD, KeyId};
-use crate::keys::{KeyDirectory, SCHEDULE_FILE, SEALED_EXTENSION};
+use crate::config::{DEFAULT_PUBLISH_LEAD, KeyId, RemoteKeyName};
+use crate::keys::{KeyDirectory, SCHEDULE_FILE, SEALED_EXTENSION, ScheduleEntry};
 
 /// Make a key pair: the private key, its certificate, and the JWK to upload to Salesforce
 ///
 /// Writes KID.key (with owner and mode of the keys beside it, otherwise readable by its owner only), KID.crt and
-/// KID.jwk. If the keyset has `sealed_by`, writes KID.key.sealed in the place of KID.key. Nothing is overwritten.
+/// KID.jwk. If the keyset has `sealed_by`, writes KID.key.sealed in the place of KID.key. If it has `signed_by`, the store makes the key,
+/// and the first key gets its entry in keyset.toml. Nothing is overwritten.
 #[derive(Args)]
 #[command(after_help = "Example: tokenmint keys new WebAppKey1 --keyset web")]
 pub(in crate::cli) struct NewKeyCommand {
@@ -35,6 +36,12 @@ pub(in crate::cli) struct NewKeyCommand {
     /// Fail unless the key is sealed. Keys of a keyset with `sealed_by` always are
     #[arg(long, conflicts_with = "directory")]
     sealed: bool,
+    /// Fail unless the key is one of a store. Keys of a keyset with `signed_by` always are: the store makes them and keeps them
+    #[arg(long, conflicts_with_all = ["directory", "sealed"])]
+    remote: bool,
+    /// An existing key of the store, for example crm-key:1 [default: the store makes one, named as the key id]
+    #[arg(long, value_name = "KEY", value_parser = parse_remote, conflicts_with_all = ["directory", "sealed"])]
+    remote_key: Option<RemoteKeyName>,
     /// Length of the modulus in bits
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(2048..=8192))]
     bits: u64,
@@ -55,6 +62,7 @@ impl NewKeyCommand {
             if self.sealed {
                 seal_of(keyset)?;
             }
+            check_remote(keyset, self.remote || self.remote_key.is_some())?;
             (directory.to_path_buf(), Some(keyset), KeysetUsage::of(&keyset.name, context))
         };
         // Both are checked before seconds are spent on a key, and again once the directory is locked.
@@ -62,22 +70,36 @@ impl NewKeyCommand {
         if let Some(kid) = &self.kid {
             check_kid_unused(&directory, kid)?;
         }
-        let bits = usize::try_from(self.bits).map_err(CliError::failed)?;
-        let pair = KeyPair::generate(bits, context)?;
-        let kid = self.kid.map_or_else(|| pair.thumbprint(), Ok)?;
+        let key = NewKey::make(keyset, self.kid.as_ref(), self.remote_key.as_ref(), self.bits, context)?;
+        let kid = self.kid.map_or_else(|| key.thumbprint(), Ok)?;
         create_directory(&directory)?;
         let locked = KeyDirectory::lock(&directory)?;
         reject_unscheduled_key(&directory, Some(&kid), now)?;
-        let made = pair.write(&locked, &kid, keyset, context)?;
+        let made = key.write(&locked, &kid, keyset, context)?;
+        let entry = key.remote().map(|remote| ScheduleEntry {
+            sign_from: Some(now),
+            remote: Some(remote.clone()),
+            ..ScheduleEntry::without_dates(kid)
+        });
+        let has_schedule = directory.join(SCHEDULE_FILE).exists();
+        if let Some(entry) = entry.as_ref().filter(|_| !has_schedule)
+            && let Err(error) = locked.create_schedule(entry)
+        {
+            made.remove_unless_listed(&error);
+            return Err(error.into());
+        }
         drop(locked);
         if self.json {
             print_json(&made);
             return Ok(());
         }
         made.announce(usage);
-        let schedule = fs::read_to_string(directory.join(SCHEDULE_FILE)).ok();
+        let path = directory.join(SCHEDULE_FILE);
+        let schedule = fs::read_to_string(&path).ok();
         if schedule.is_some_and(|text| !text.contains(&format!("\"{}\"", made.kid))) {
-            print_stderr(&format!("Now list `{}` in {}.", made.kid, directory.join(SCHEDULE_FILE).display()));
+            let remote =
+                made.remote.map(|remote| format!(", with remote = \"{remote}\"")).unwrap_or_default();
+            print_stderr(&format!("Now list `{}` in {}{remote}.", made.kid, path.display()));
         }
         Ok(())
     }

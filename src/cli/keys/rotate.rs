@@ -9,13 +9,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{
-    CliContext, CliError, KeyFiles, KeyPair, KeysetUsage, check_kid_unused, is_kid_taken, parse_kid,
-    select_keyset, wait_for_service, warn_unencrypted_key,
+    CliContext, CliError, KeyFiles, KeysetUsage, NewKey, check_kid_unused, check_remote, is_kid_taken,
+    parse_kid, parse_remote, select_keyset, wait_for_service, warn_unencrypted_key,
 };
 use crate::cli::admin_client::{AdminClient, NONE_VISIBLE};
 use crate::cli::{print_json, print_line};
 use crate::clock::UnixTime;
-use crate::config::{KeyId, KeysetConfig, Name, Problem};
+use crate::config::{KeyId, KeysetConfig, Name, Problem, RemoteKeyName};
 use crate::doctor::relative_date;
 use crate::keys::rotation::{RotationError, next_kid};
 use crate::keys::{
@@ -25,7 +25,8 @@ use crate::keys::{
 
 /// Make the next key of a keyset: published now, signing once verifiers know it
 ///
-/// Writes the key, its certificate and JWK, and its entry in keyset.toml. A running service reloads them by itself,
+/// Writes the key, its certificate and JWK, and its entry in keyset.toml. In a keyset with `signed_by`, the store makes the key and
+/// keeps it. A running service reloads them by itself,
 /// and the command waits until it has. Exits with 1 if the service rejects them or, without --emergency, if another
 /// key is already pending.
 #[derive(Args)]
@@ -38,6 +39,9 @@ pub(in crate::cli) struct RotateKeyCommand {
     /// thumbprint]
     #[arg(long, value_parser = parse_kid)]
     kid: Option<KeyId>,
+    /// An existing key of the store that signs, for a keyset with `signed_by` [default: a new one, named as the key id]
+    #[arg(long, value_name = "KEY", value_parser = parse_remote)]
+    remote_key: Option<RemoteKeyName>,
     /// When it starts to sign, for example 2026-12-01T00:00:00Z [default: `publish_lead` from now]
     #[arg(long, value_name = "DATE", value_parser = parse_date)]
     sign_from: Option<UnixTime>,
@@ -84,9 +88,10 @@ impl RotateKeyCommand {
     pub(crate) fn run(self, context: &CliContext<'_>) -> Result<(), CliError> {
         let keysets = context.keysets()?;
         let (keyset, directory_path) = select_keyset(&keysets, self.keyset.as_deref(), context)?;
+        check_remote(keyset, self.remote_key.is_some())?;
         let rules = rotation_rules(keyset);
         // The plan is checked before seconds are spent on a key, and again once the directory is locked for the change.
-        {
+        let planned_kid = {
             let now = context.clock_and_rng.clock.now();
             let directory =
                 KeyDirectory::lock(directory_path).map_err(|error| config_error(keyset, error))?;
@@ -94,17 +99,18 @@ impl RotateKeyCommand {
                 directory.schedule(rules.publish_lead, now).map_err(|error| config_error(keyset, error))?;
             let before = schedule.schedule().map_err(CliError::invalid_config)?;
             let kid = self.next_key_id(&before, directory_path, &keysets)?;
-            let planned_kid = kid.clone().unwrap_or_else(|| placeholder_kid(&before));
-            let entry = self.entry(&rules, &before, planned_kid, now, keyset)?;
+            let some_kid = kid.clone().unwrap_or_else(|| placeholder_kid(&before));
+            let entry = self.entry(&rules, &before, some_kid, now, keyset)?;
             if self.plan {
                 let after = before.with_change(&ScheduleChange::Add(entry.clone()));
                 let steps = rotation_steps(&rules, &after, &entry, now);
                 self.report(keyset, schedule.path(), kid.as_ref(), &entry, &steps, None, now);
                 return Ok(());
             }
-        }
-        let bits = usize::try_from(self.bits).map_err(CliError::failed)?;
-        let pair = KeyPair::generate(bits, context)?;
+            kid
+        };
+        let key =
+            NewKey::make(Some(keyset), planned_kid.as_ref(), self.remote_key.as_ref(), self.bits, context)?;
 
         let now = context.clock_and_rng.clock.now();
         let locked = KeyDirectory::lock(directory_path).map_err(|error| config_error(keyset, error))?;
@@ -112,12 +118,13 @@ impl RotateKeyCommand {
             locked.schedule(rules.publish_lead, now).map_err(|error| config_error(keyset, error))?;
         let before = schedule.schedule().map_err(CliError::invalid_config)?;
         let kid =
-            self.next_key_id(&before, directory_path, &keysets)?.map_or_else(|| pair.thumbprint(), Ok)?;
+            self.next_key_id(&before, directory_path, &keysets)?.map_or_else(|| key.thumbprint(), Ok)?;
         let entry = self.entry(&rules, &before, kid.clone(), now, keyset)?;
+        let entry = ScheduleEntry { remote: key.remote().cloned(), ..entry };
         // Without an entry for the first key, a second key would be ambiguous. So the first key's entry is written
         // first.
         schedule.write_if_missing()?;
-        let made = pair.write(&locked, &kid, Some(keyset), context)?;
+        let made = key.write(&locked, &kid, Some(keyset), context)?;
         let after = match schedule.apply(&[ScheduleChange::Add(entry.clone())]) {
             Ok(after) => after,
             Err(error) => {

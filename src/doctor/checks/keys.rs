@@ -61,7 +61,7 @@ pub(crate) fn key_strength(input: &CheckInput<'_>) -> Observations {
     let ring = input
         .configured
         .keys()
-        .map(|(about, _, key)| Observation::pass(about, format!("RSA, {} bits", key.private.public.bits)));
+        .map(|(about, _, key)| Observation::pass(about, format!("RSA, {} bits", key.public().bits)));
     let public = input.given.public_keys.iter().map(|(about, numbers)| public_key_strength(about, numbers));
     given.chain(uploaded).chain(public).chain(certified).chain(ring).collect()
 }
@@ -455,7 +455,7 @@ fn compare_jwk_with(
     keyset: &Keyset,
     key: &KeysetKey,
 ) -> Observation {
-    if *numbers != key.private.public.numbers() {
+    if *numbers != key.public().numbers() {
         let seen = format!(
             "has the key id `{}`, but isn't the public half of that key of the configuration (keysets.{})",
             key.kid, keyset.name
@@ -475,7 +475,7 @@ fn compare_jwk_with(
 /// The label of the configured key with these numbers.
 fn find_configured(input: &CheckInput<'_>, numbers: &PublicNumbers) -> Option<String> {
     let mut keys = input.configured.keys();
-    keys.find(|(_, _, key)| key.private.public.numbers() == *numbers).map(|(about, ..)| about)
+    keys.find(|(_, _, key)| key.public().numbers() == *numbers).map(|(about, ..)| about)
 }
 
 fn is_given_half(input: &CheckInput<'_>, numbers: &PublicNumbers) -> bool {
@@ -519,7 +519,7 @@ pub(super) fn pairs_with_another_kid(input: &CheckInput<'_>) -> Observations {
         .jwks()
         .filter_map(|jwk| {
             let (kid, numbers) = (jwk.kid()?, jwk.numbers()?);
-            let same = |(_, _, key): &(String, _, &KeysetKey)| key.private.public.numbers() == numbers;
+            let same = |(_, _, key): &(String, _, &KeysetKey)| key.public().numbers() == numbers;
             let (about, _, key) = input.configured.keys().find(same)?;
             let strange = key.kid.as_str() != kid && input.configured.ring?.find(kid).is_none();
             strange.then(|| {
@@ -579,14 +579,12 @@ pub(crate) fn separate_keys(input: &CheckInput<'_>) -> Observations {
     }
     of(ProfileKind::Identity)
         .into_iter()
-        .map(|(about, _, key)| {
-            match oauth.iter().find(|(_, _, other)| other.private.public.n == key.private.public.n) {
-                Some((other, ..)) => Observation::warn(
-                    about,
-                    format!("identity tokens and OAuth assertions are signed by one key ({other})"),
-                ),
-                None => Observation::pass(about, "signs no OAuth assertions"),
-            }
+        .map(|(about, _, key)| match oauth.iter().find(|(_, _, other)| other.public().n == key.public().n) {
+            Some((other, ..)) => Observation::warn(
+                about,
+                format!("identity tokens and OAuth assertions are signed by one key ({other})"),
+            ),
+            None => Observation::pass(about, "signs no OAuth assertions"),
         })
         .collect()
 }

@@ -219,7 +219,7 @@ pub(super) fn lacks_configured(input: &CheckInput<'_>) -> Observations {
     let keysets = ring.keysets.values().filter(|keyset| is_used_by(keyset, ProfileKind::Identity));
     let signers: Vec<(&str, PublicNumbers)> = keysets
         .filter_map(|keyset| keyset.keys.get(keyset.signing_position(input.now)?))
-        .map(|key| (key.kid.as_str(), key.private.public.numbers()))
+        .map(|key| (key.kid.as_str(), key.public().numbers()))
         .collect();
     let served = input.given.jwk_documents().filter(|document| document.served && document.is_jwk_set());
     served

@@ -200,6 +200,6 @@ fn other_signer(
     let given = verification_keys.iter().filter_map(|verification_key| {
         Some((verification_key.about.clone(), verification_key.numbers.clone()?))
     });
-    let configured = input.configured.keys().map(|(about, _, key)| (about, key.private.public.numbers()));
+    let configured = input.configured.keys().map(|(about, _, key)| (about, key.public().numbers()));
     given.chain(configured).find(|(_, key)| parts.is_signed_by(key)).map(|(about, _)| about)
 }

@@ -169,7 +169,7 @@ impl TokenSession {
     fn create_key(&self, name: &str, bits: usize) -> Result<(), Failure> {
         if self.private_key(name)?.is_some() {
             return Err(refused(format!(
-                "has a key `{name}` already: list it with --remote={name}, or take another name"
+                "has a key `{name}` already: list it with --remote-key {name}, or take another key id"
             )));
         }
         // All sessions with the token share the login.

@@ -81,20 +81,20 @@ class Faults:
 
 
 class HsmWorkspace:
-    """A deployment whose keyset `web` is sealed by a token, as its user at a shell sees it."""
+    """A deployment whose keyset `web` is sealed or signed by a token, as its user at a shell sees it."""
 
-    def __init__(self, deployment, module=MODULE, pin=PIN + "\n"):
+    def __init__(self, deployment, words="sealed_by"):
         self.deployment, self.folder = deployment, deployment.folder
         self.keys = self.folder / "keys" / "web"
         self.sealed_key = self.keys / f"{KIDS['web']}.key.sealed"
-        page = block_of_the_page("toml", "sealed_by", PAGE)
-        section, seal = re.fullmatch(r"(.*)\[keysets\.web\]\n(.*)", page, re.DOTALL).groups()
+        section, _ = re.fullmatch(r"(.*)(\[keysets\.web\]\n.*)", block_of_the_page("toml", "sealed_by", PAGE), re.DOTALL).groups()
+        keyset = re.search(r"\[keysets\.web\]\n.*", block_of_the_page("toml", words, PAGE), re.DOTALL)[0]
         before = '[keysets.web]\ndirectory = "keys/web"\n'
         text = deployment.config.read_text()
         assert text.count(before) == 1
-        section = replaced(section, module=module, pin_file="hsm-pin")
-        deployment.config.write_text(text.replace(before, f"[keysets.web]\n{seal}") + "\n" + section)
-        self.give_pin(pin)
+        section = replaced(section, pin_file="hsm-pin")
+        deployment.config.write_text(text.replace(before, keyset) + "\n" + section)
+        self.give_pin(f"{PIN}\n")
         (self.folder / "bin").mkdir()
         (self.folder / "bin" / "tokenmint").symlink_to(pathlib.Path(os.environ["TOKENMINT_BIN"]).resolve())
 

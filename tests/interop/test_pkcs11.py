@@ -27,6 +27,8 @@ from verifiers import pyjwt
 
 SUB = "user-4711"
 SEAL_COMMAND = block_of_the_page("console", "tokenmint keys seal", PAGE)
+NEW_COMMAND = block_of_the_page("console", "tokenmint keys new", PAGE)
+REMOTE_KID = "WebHsmKey1"
 # The service waits this long for a module, in seconds.
 CALL_TIMEOUT = 5
 
@@ -79,6 +81,16 @@ def faulty(sealed, faults):
 
 
 @pytest.fixture
+def remote(hsm, deployment, tmp_path):
+    """A workspace whose only key of `web` is one that the token has made."""
+    made = HsmWorkspace(deployment.again(tmp_path / "x"), "signed_by")
+    for path in made.keys.iterdir():
+        path.unlink()
+    succeeded(made.run(NEW_COMMAND))
+    return made
+
+
+@pytest.fixture
 def serve(run_service):
     """Starts the service of a workspace, and stops it after the test. It must end well."""
     started = []
@@ -100,8 +112,9 @@ def succeeded(ran):
 
 
 def opens(workspace):
+    """Whether the token opens the keys, or signs with them: `check` has no warning of that."""
     checked = workspace.run("tokenmint check")
-    return checked.returncode == 0 and "store `hsm`" not in checked.stderr
+    return checked.returncode == 0 and "isn't opened" not in checked.stderr and "can't sign with" not in checked.stderr
 
 
 def refusal(workspace):
@@ -231,6 +244,70 @@ class TestConfiguration:
         config = sealed.deployment.config
         config.write_text(config.read_text() + 'mount = "transit"\n')
         assert "is for stores of kind `vault`, and this one is `pkcs11`" in refusal(sealed)
+
+
+class TestSigning:
+    def test_a_key_of_the_token_signs_and_can_not_be_extracted(self, hsm, remote, serve):
+        objects = hsm.tool("--list-objects --type privkey")
+        assert f"label:      {REMOTE_KID}" in objects
+        assert "sensitive, always sensitive, never extractable, local" in objects
+        assert not [path for path in remote.keys.rglob("*") if path.is_file() and "PRIVATE KEY" in path.read_text()]
+        assert opens(remote)
+        service = serve(remote)
+        assert [key["kid"] for key in service.jwks("web")] == [REMOTE_KID]
+        for _ in range(20):
+            assert_mints(service)
+
+    def test_another_algorithm_is_signed_too(self, remote, serve):
+        config = remote.deployment.config
+        config.write_text(config.read_text().replace('algorithm = "RS256"', 'algorithm = "RS512"'))
+        service = serve(remote)
+        token = service.mint("/identity-token", sub=SUB, profile="identity.web")["token"]
+        assert pyjwt(service.jwks_url("web"), token, "RS512", ISSUER, SUB)["sub"] == SUB
+
+    def test_a_key_that_the_token_has_already_is_used_by_its_label_only(self, hsm, remote):
+        (remote.keys / "keyset.toml").unlink()
+        for path in remote.keys.glob(f"{REMOTE_KID}.*"):
+            path.unlink()
+        again = remote.run(NEW_COMMAND)
+        assert again.returncode == 1 and f"has a key `{REMOTE_KID}` already" in again.stderr, again.stderr
+        wrong = remote.run(f"tokenmint keys new Other --keyset web --remote-key {REMOTE_KID}:1")
+        assert wrong.returncode == 1 and "has no versions of keys" in wrong.stderr, wrong.stderr
+        succeeded(remote.run(f"tokenmint keys new Other --keyset web --remote-key {REMOTE_KID}"))
+        assert opens(remote)
+
+    def test_a_missing_key_is_named(self, hsm, remote):
+        hsm.tool(f"--delete-object --type privkey --label {REMOTE_KID}")
+        assert f"has no private RSA key `{REMOTE_KID}`" in refusal(remote)
+
+    @pytest.mark.parametrize("code", [SESSION_HANDLE_INVALID, DEVICE_REMOVED, GENERAL_ERROR])
+    def test_a_lost_session_costs_no_request(self, remote, faults, serve, code):
+        remote.configure(module=faults.module)
+        service = serve(remote)
+        assert_mints(service)
+        faults.fail_once(code)
+        assert_mints(service)
+        assert faults.has_failed()
+
+    def test_a_module_that_hangs_costs_503_and_signs_again_when_it_returns(self, remote, faults, serve):
+        remote.configure(module=faults.module)
+        service = serve(remote)
+        assert_mints(service)
+        faults.hang()
+        for _ in range(6):
+            began = time.monotonic()
+            answer = service.post("/identity-token", {"sub": f"{SUB}-{began}", "profile": "identity.web"})
+            assert answer.status_code == 503 and int(answer.headers["Retry-After"]) >= 1, answer.text
+            assert time.monotonic() - began < 4
+        assert requests.get(f"{service.url}/livez", timeout=2).status_code == 200
+        faults.go_on()
+
+        def signs():
+            answer = service.post("/identity-token", {"sub": SUB, "profile": "identity.web"})
+            return answer.status_code == 200
+
+        wait_until(signs, "the token signs again")
+        assert_mints(service)
 
 
 class TestFaults:

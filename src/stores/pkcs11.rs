@@ -70,6 +70,12 @@ impl Pkcs11Store {
     }
 }
 
+/// A key that seals data keys.
+enum SealKey {
+    Aes(ObjectHandle),
+    Rsa(ObjectHandle),
+}
+
 impl TokenSession {
     /// Finds a key by its label. Tokens allow several keys with the same one.
     fn find(&self, class: ObjectClass, kind: KeyType, label: &str) -> Result<Option<ObjectHandle>, Failure> {
@@ -117,19 +123,35 @@ impl TokenSession {
             .map_err(|error| refused(format!("has the key `{name}`, whose public key isn't usable: {error}")))
     }
 
-    fn seal(&self, seal_key: &str, data_key: &[u8], names: &[u8]) -> Result<String, Failure> {
-        if let Some(key) = self.find(ObjectClass::SECRET_KEY, KeyType::AES, seal_key)? {
-            let mut nonce = [0; NONCE_LEN];
-            let random = SystemRandomness::default().fill(&mut nonce);
-            random.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-            let mechanism = Mechanism::AesGcm(GcmParams::new(&mut nonce, names, TAG_BITS)?);
-            let ciphertext = self.session.encrypt(&mechanism, key, data_key)?;
-            // The token may have written a nonce of its own.
-            return Ok(GCM.to_owned() + &STANDARD.encode([&nonce, &*ciphertext].concat()));
+    /// Finds the key that seals. An AES key comes first, since everybody who has an RSA key's public key can seal with it.
+    fn seal_key(&self, label: &str) -> Result<SealKey, Failure> {
+        if let Some(key) = self.find(ObjectClass::SECRET_KEY, KeyType::AES, label)? {
+            return Ok(SealKey::Aes(key));
         }
-        let key = self.private_key(seal_key)?.ok_or_else(|| no_seal_key(seal_key))?;
+        let key = self.private_key(label)?.ok_or_else(|| {
+            refused(format!(
+                "has no key `{label}` that seals: set `seal_key`, or make one: \
+                 `pkcs11-tool --keygen --key-type AES:32 --label {label} --private --sensitive`"
+            ))
+        })?;
+        Ok(SealKey::Rsa(key))
+    }
+
+    fn seal(&self, label: &str, data_key: &[u8], names: &[u8]) -> Result<String, Failure> {
+        let key = match self.seal_key(label)? {
+            SealKey::Rsa(key) => key,
+            SealKey::Aes(key) => {
+                let mut nonce = [0; NONCE_LEN];
+                let random = SystemRandomness::default().fill(&mut nonce);
+                random.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+                let mechanism = Mechanism::AesGcm(GcmParams::new(&mut nonce, names, TAG_BITS)?);
+                let ciphertext = self.session.encrypt(&mechanism, key, data_key)?;
+                // The token may have written a nonce of its own.
+                return Ok(GCM.to_owned() + &STANDARD.encode([&nonce, &*ciphertext].concat()));
+            }
+        };
         // The public key encrypts here: some modules return a wrong length.
-        let public = self.public_key(key, seal_key)?;
+        let public = self.public_key(key, label)?;
         let sealed = public.to_public_key_der().ok().and_then(|der| {
             let key =
                 OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(der.as_bytes()).ok()?).ok()?;
@@ -138,26 +160,33 @@ impl TokenSession {
             Some(OAEP.to_owned() + &STANDARD.encode(sealed))
         });
         sealed.ok_or_else(|| {
-            refused(format!("has the RSA key `{seal_key}`, which can't encrypt: use 2048 bits or more"))
+            refused(format!("has the RSA key `{label}`, which can't encrypt: use 2048 bits or more"))
         })
     }
 
-    fn unseal(&self, seal_key: &str, sealed: &str, names: &[u8]) -> Result<DataKey, Failure> {
-        let decode = |text: &str| STANDARD.decode(text).map_err(|_| not_sealed_here());
-        let plaintext = if let Some(text) = sealed.strip_prefix(GCM) {
-            let mut text = decode(text)?;
-            let (nonce, text) = text.split_first_chunk_mut::<NONCE_LEN>().ok_or_else(not_sealed_here)?;
-            let key = self.find(ObjectClass::SECRET_KEY, KeyType::AES, seal_key)?;
-            let key = key.ok_or_else(|| no_seal_key(seal_key))?;
-            let mechanism = Mechanism::AesGcm(GcmParams::new(nonce, names, TAG_BITS)?);
-            self.session.decrypt(&mechanism, key, text)?
-        } else {
-            let text = decode(sealed.strip_prefix(OAEP).ok_or_else(not_sealed_here)?)?;
-            let key = self.private_key(seal_key)?.ok_or_else(|| no_seal_key(seal_key))?;
-            // SoftHSM knows no other hash. OAEP doesn't need one that resists collisions (RFC 8017, 7.1).
-            let source = PkcsOaepSource::empty();
-            let params = PkcsOaepParams::new(MechanismType::SHA1, PkcsMgfType::MGF1_SHA1, source);
-            self.session.decrypt(&Mechanism::RsaPkcsOaep(params), key, &text)?
+    fn unseal(&self, label: &str, sealed: &str, names: &[u8]) -> Result<DataKey, Failure> {
+        let not_sealed_so = || {
+            refused(format!(
+                "didn't seal this data key with its key `{label}`: set `seal_key`, restore the file, or seal the key again"
+            ))
+        };
+        let decode = |prefix: &str| {
+            let text = sealed.strip_prefix(prefix).and_then(|text| STANDARD.decode(text).ok());
+            text.ok_or_else(not_sealed_so)
+        };
+        let plaintext = match self.seal_key(label)? {
+            SealKey::Aes(key) => {
+                let mut text = decode(GCM)?;
+                let (nonce, text) = text.split_first_chunk_mut::<NONCE_LEN>().ok_or_else(not_sealed_so)?;
+                let mechanism = Mechanism::AesGcm(GcmParams::new(nonce, names, TAG_BITS)?);
+                self.session.decrypt(&mechanism, key, text)?
+            }
+            SealKey::Rsa(key) => {
+                // SoftHSM knows no other hash. OAEP doesn't need one that resists collisions (RFC 8017, 7.1).
+                let source = PkcsOaepSource::empty();
+                let params = PkcsOaepParams::new(MechanismType::SHA1, PkcsMgfType::MGF1_SHA1, source);
+                self.session.decrypt(&Mechanism::RsaPkcsOaep(params), key, &decode(OAEP)?)?
+            }
         };
         let plaintext = Zeroizing::new(plaintext);
         if plaintext.len() != DATA_KEY_LEN {
@@ -196,17 +225,6 @@ impl TokenSession {
         session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private)?;
         Ok(())
     }
-}
-
-fn not_sealed_here() -> Failure {
-    refused("didn't seal this data key: restore the file, or seal the key again")
-}
-
-fn no_seal_key(label: &str) -> Failure {
-    refused(format!(
-        "has no key `{label}` that seals: set `seal_key`, or make one: \
-         `pkcs11-tool --keygen --key-type AES:32 --label {label} --private --sensitive`"
-    ))
 }
 
 impl Store for Pkcs11Store {

@@ -1,15 +1,17 @@
-"""A real SoftHSM token that seals private keys, and a module in front of it that hangs and fails when a test wants it to.
+"""Tokens that seal private keys and sign: a real SoftHSM, a TPM by swtpm and tpm2-pkcs11, and a module that hangs and fails when it is told to.
 
 The commands and the configuration are read from docs/operate/pkcs11.md, so that the page and the tests can't differ.
 """
 
+import atexit
 import os
 import pathlib
 import re
 import subprocess
 
+from issuers import wait_until
 from service import HERE, KIDS, REPO
-from stores import block_of_the_page, replaced, shell
+from stores import block_of_the_page, replaced, shell, two_ports
 
 PAGE = REPO / "docs" / "operate" / "pkcs11.md"
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
@@ -47,6 +49,51 @@ class SoftHsm:
 
     def make_rsa_key(self, label, bits=2048):
         self.tool(f"--keypairgen --key-type rsa:{bits} --label {label}")
+
+
+class Tpm:
+    """A simulated TPM, and a token of tpm2-pkcs11 with the page's key that seals."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        for name in ("state", "store"):
+            (folder / name).mkdir(parents=True)
+        self.port = two_ports()
+        (self.module,) = map(str, pathlib.Path("/usr/lib").glob("*/libtpm2_pkcs11.so.1"))
+        tcti = f"swtpm:host=127.0.0.1,port={self.port}"
+        quiet = {"TPM2_PKCS11_LOG_LEVEL": "0", "TSS2_LOG": "all+NONE"}
+        self.settings = quiet | {"TPM2TOOLS_TCTI": tcti, "TPM2_PKCS11_TCTI": tcti, "TPM2_PKCS11_STORE": str(folder / "store")}
+        self.start()
+        tool = f"pkcs11-tool --module {self.module}"
+        self.run(f"{tool} --slot-index 0 --init-token --label {TOKEN} --so-pin 5678")
+        self.run(f"{tool} --token-label {TOKEN} --init-pin --so-pin 5678 --pin {PIN}")
+        page = block_of_the_page("console", "rsa:2048", PAGE)
+        self.run(re.sub(r"--module \S+", f"--module {self.module}", page))
+
+    def run(self, commands):
+        ran = shell(commands, self.folder, **self.settings)
+        assert ran.returncode == 0, f"{commands}\n{ran.stdout}{ran.stderr}"
+        return ran.stdout
+
+    def start(self):
+        address = "type=tcp,port={},bindaddr=127.0.0.1"
+        command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.folder / 'state'}", "--flags", "not-need-init,startup-clear"]
+        command += ["--server", address.format(self.port), "--ctrl", address.format(self.port + 1)]
+        with (self.folder / "swtpm.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        atexit.register(self.process.kill)
+        is_there = lambda: shell("tpm2_getcap properties-fixed", self.folder, **self.settings).returncode == 0  # noqa: E731
+        wait_until(is_there, "the TPM answers")
+
+    def stop(self):
+        """Shuts it down first: otherwise it counts a wrong PIN."""
+        self.run("tpm2_shutdown")
+        self.process.terminate()
+        self.process.wait(timeout=10)
+
+    def objects(self):
+        """The objects in the TPM's memory, of which there can be three."""
+        return self.run("tpm2_getcap handles-transient").split()
 
 
 class Faults:

@@ -1,4 +1,4 @@
-"""Private keys that a real SoftHSM token seals: opened, verified by another library, and what happens if the module or the PIN is wrong."""
+"""Private keys that real PKCS#11 tokens seal or keep: made, verified by another library, and what happens if the module or the PIN is wrong."""
 
 import re
 import shutil
@@ -20,6 +20,7 @@ from pkcs11 import (
     Faults,
     HsmWorkspace,
     SoftHsm,
+    Tpm,
 )
 from service import ISSUER
 from stores import block_of_the_page
@@ -91,6 +92,15 @@ def remote(hsm, deployment, tmp_path):
 
 
 @pytest.fixture
+def tpm(tmp_path, monkeypatch):
+    made = Tpm(tmp_path / "tpm")
+    for name, value in made.settings.items():
+        monkeypatch.setenv(name, value)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
 def serve(run_service):
     """Starts the service of a workspace, and stops it after the test. It must end well."""
     started = []
@@ -154,6 +164,9 @@ class TestSealing:
         assert '"data_key": "pkcs11:oaep:' in workspace.sealed_key.read_text()
         assert opens(workspace)
         assert_mints(serve(workspace))
+        # Everybody can seal with the public key. So its texts don't count where an AES key is meant.
+        hsm.make_aes_key("wrapping")
+        assert "didn't seal this data key with its key `wrapping`" in refusal(workspace)
 
     def test_a_running_service_uses_a_key_that_is_sealed_meanwhile(self, workspace, serve):
         service = serve(workspace)
@@ -307,6 +320,36 @@ class TestSigning:
             return answer.status_code == 200
 
         wait_until(signs, "the token signs again")
+        assert_mints(service)
+
+
+class TestTpm:
+    def test_a_tpm_seals_with_an_rsa_key_and_keeps_no_object_of_a_command(self, tpm, deployment, tmp_path, serve):
+        workspace = HsmWorkspace(deployment.again(tmp_path / "x"))
+        workspace.configure(module=tpm.module)
+        succeeded(workspace.run(SEAL_COMMAND))
+        assert '"data_key": "pkcs11:oaep:' in workspace.sealed_key.read_text()
+        for _ in range(4):
+            assert opens(workspace)
+        assert not tpm.objects()
+        service = serve(workspace)
+        assert_mints(service)
+        service.stop()
+        assert not tpm.objects()
+
+    def test_a_key_of_the_tpm_signs_also_after_the_tpm_was_away(self, tpm, deployment, tmp_path, serve):
+        workspace = HsmWorkspace(deployment.again(tmp_path / "x"), "signed_by")
+        workspace.configure(module=tpm.module)
+        for path in workspace.keys.iterdir():
+            path.unlink()
+        succeeded(workspace.run(NEW_COMMAND))
+        service = serve(workspace)
+        assert_mints(service)
+        tpm.stop()
+        body = {"sub": "somebody-else", "profile": "identity.web"}
+        assert service.post("/identity-token", body).status_code == 503
+        tpm.start()
+        wait_until(lambda: service.post("/identity-token", body).status_code == 200, "the TPM signs again")
         assert_mints(service)
 
 

@@ -29,19 +29,17 @@ pub(super) fn parse_store(name: &Name, section: &Section<'_>) -> Option<Arc<Stor
             "is missing: \"vault\" for HashiCorp Vault or OpenBao, \"pkcs11\" for an HSM or a TPM",
         );
     }
-    let kind = kind?;
-    reject_keys_of_other_kinds(section, kind);
-    let kind = match kind {
-        "vault" => StoreKind::Vault(parse_vault(section)?),
-        "pkcs11" => StoreKind::Pkcs11(parse_pkcs11(section)?),
-        // The schema has no other kind.
-        _ => return None,
-    };
+    if let Some(kind) = kind {
+        reject_keys_of_other_kinds(section, kind);
+    }
+    // The keys of all kinds are read, so that none is unknown.
+    let vault = parse_vault(section, kind == Some("vault"));
+    let pkcs11 = parse_pkcs11(section, kind == Some("pkcs11"));
     let per_second = saturating_u32(section.count_or_default("max_signatures_per_second"));
     let concurrent_signatures = section.count_or_default("max_concurrent_signatures");
     Some(Arc::new(StoreConfig {
         name: name.clone(),
-        kind,
+        kind: vault.map(StoreKind::Vault).or(pkcs11.map(StoreKind::Pkcs11))?,
         // A small burst, because the quota of a store counts each second.
         signature_rate: RateLimit {
             requests: per_second,
@@ -74,50 +72,61 @@ fn reject_keys_of_other_kinds(section: &Section<'_>, kind: &str) {
     }
 }
 
-fn parse_vault(section: &Section<'_>) -> Option<VaultConfig> {
-    let address = section.required(
-        "address",
-        |node| {
-            let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
-            if url.is_origin() { Ok(url) } else { Err("must have no path: `mount` has it".to_owned()) }
-        },
-        "the address of Vault or OpenBao, for example \"https://vault.internal:8200\"",
-    );
+/// Reports each key that is missing.
+fn require(section: &Section<'_>, keys: &[(&str, &str)]) {
+    for (name, what) in keys.iter().filter(|(name, _)| !section.has(name)) {
+        section.problem(name, format!("is missing: {what}"));
+    }
+}
+
+/// Returns `None` also if the store is of another kind (`is_wanted`).
+fn parse_vault(section: &Section<'_>, is_wanted: bool) -> Option<VaultConfig> {
+    let address = section.optional("address", |node| {
+        let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
+        if url.is_origin() { Ok(url) } else { Err("must have no path: `mount` has it".to_owned()) }
+    });
     let mount = section.or_default("mount", |node| parse_path(&parse_string(node)?));
     let namespace = section.optional("namespace", |node| parse_path(&parse_string(node)?));
     let ca_file = section.path("ca_file");
-    let login = parse_login(section);
+    let login = parse_login(section, is_wanted);
+    if is_wanted {
+        let what = "the address of Vault or OpenBao, for example \"https://vault.internal:8200\"";
+        require(section, &[("address", what)]);
+    }
     Some(VaultConfig { address: address?, mount, namespace, ca_file, login: login? })
 }
 
-fn parse_pkcs11(section: &Section<'_>) -> Option<Pkcs11Config> {
+/// Returns `None` also if the store is of another kind (`is_wanted`).
+fn parse_pkcs11(section: &Section<'_>, is_wanted: bool) -> Option<Pkcs11Config> {
     let module = section.path("module");
     let pin_file = section.path("pin_file");
-    for (name, what) in [
-        ("module", "the PKCS#11 library of the HSM, for example \"/usr/lib/softhsm/libsofthsm2.so\""),
-        ("pin_file", "a file with the PIN of the token's user"),
-    ] {
-        if !section.has(name) {
-            section.problem(name, format!("is missing: {what}"));
-        }
+    let token_label = section.optional("token_label", |node| {
+        let label = parse_string(node)?;
+        validate_text(&label, LONGEST_TOKEN_LABEL).map(|()| label.to_string())
+    });
+    if !is_wanted {
+        return None;
     }
-    let token_label = section.required(
-        "token_label",
-        |node| {
-            let label = parse_string(node)?;
-            validate_text(&label, LONGEST_TOKEN_LABEL).map(|()| label.to_string())
-        },
-        "the label of the token, as `pkcs11-tool --list-slots` shows it",
+    require(
+        section,
+        &[
+            ("module", "the PKCS#11 library of the HSM, for example \"/usr/lib/softhsm/libsofthsm2.so\""),
+            ("token_label", "the label of the token, as `pkcs11-tool --list-slots` shows it"),
+            ("pin_file", "a file with the PIN of the token's user"),
+        ],
     );
     Some(Pkcs11Config { module: module?, token_label: token_label?, pin_file: pin_file? })
 }
 
-fn parse_login(section: &Section<'_>) -> Option<VaultLogin> {
+fn parse_login(section: &Section<'_>, is_wanted: bool) -> Option<VaultLogin> {
     let method = section.choice("auth");
     let auth_mount = section.optional("auth_mount", |node| parse_path(&parse_string(node)?));
     let role = section.optional("role", |node| parse_name(&parse_string(node)?));
     let jwt_file = section.path("jwt_file");
     let token_file = section.path("token_file");
+    if !is_wanted {
+        return None;
+    }
     if section.has("token_file") == section.has("auth") {
         let message = "give exactly one of `token_file` and `auth`: how does tokenmint log in to the store?";
         section.problem("token_file", message);
@@ -131,13 +140,10 @@ fn parse_login(section: &Section<'_>) -> Option<VaultLogin> {
         }
         return token_file.map(VaultLogin::TokenFile);
     }
-    for (name, what) in
-        [("role", "the role to log in as"), ("jwt_file", "the file with the JWT to log in with")]
-    {
-        if !section.has(name) {
-            section.problem(name, format!("is missing: {what}"));
-        }
-    }
+    require(
+        section,
+        &[("role", "the role to log in as"), ("jwt_file", "the file with the JWT to log in with")],
+    );
     let mount = match auth_mount {
         Some(mount) => mount,
         None => method?.to_owned(),

@@ -38,7 +38,8 @@ impl MintCommand {
         let profile =
             ProfileName::parse(&self.profile).map_err(|_| self.unknown_profile_error(&loaded.config))?;
         let profiles = Profiles::new(&loaded.config, &loaded.ring);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(CliError::failed)?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;
         let minted = runtime.block_on(self.mint(&profile, &profiles, &loaded.config, context))?;
         if self.json && profile.kind == ProfileKind::Oauth {
             let endpoint = profiles.oauth.get(&profile.bare_name).map(|profile| profile.token_url.as_str());

@@ -19,7 +19,7 @@ use super::sealed_key::SealedKey;
 use super::{
     CERTIFICATE_MIN_SECONDS_LEFT, CERTIFICATE_WARN_SECONDS_LEFT, KeyCertificate, KeyRing, KeyState, Keyset,
     KeysetKey, LiveTokenCounter, PemQuirk, PrivateKey, PublicKey, RemoteKey, RotationRules, SCHEDULE_FILE,
-    SigningKey, key_file, keyset_checks, private_key,
+    SigningKey, key_file, keyset_checks, parse_certificates, private_key,
 };
 use crate::clock::UnixTime;
 use crate::config::{
@@ -413,12 +413,11 @@ impl<'a> Loader<'a> {
         source: &str,
         keyset: &config::KeysetConfig,
     ) -> Option<(BTreeMap<KeyId, LoadedKey>, Schedule)> {
+        let remote = if keyset.signed_by.is_some() { "--remote " } else { "" };
+        let command = format!("`tokenmint keys new KID {remote}--keyset {}`", keyset.name);
         let contents = DirectoryContents::list(directory).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
-                format!(
-                    "can't be listed: {error}; `tokenmint keys new KID --keyset {}` makes it",
-                    keyset.name
-                )
+                format!("can't be listed: {error}; {command} makes it")
             }
             ErrorKind::NotADirectory => {
                 "must be a directory, and is a file: set `key_file` and `kid` for one key".to_owned()
@@ -430,14 +429,15 @@ impl<'a> Loader<'a> {
         for (path, message) in &contents.misnamed {
             self.problems.push(Problem::new(field, path.display(), message));
         }
-        if contents.keys.is_empty() && contents.misnamed.is_empty() && keyset.signed_by.is_none() {
+        let schedule = self.schedule(field, directory, &contents, keyset);
+        let lists_remote = schedule
+            .as_ref()
+            .is_some_and(|schedule| schedule.entries.iter().any(|entry| entry.remote.is_some()));
+        if contents.keys.is_empty() && contents.misnamed.is_empty() && !lists_remote {
             let there = contents.ignored.iter().filter_map(|path| path.file_name());
             let there: Vec<String> = there.map(|name| format!("`{}`", name.display())).collect();
             let message = if there.is_empty() {
-                format!(
-                    "holds no key: put KID.key there, or `tokenmint keys new KID --keyset {}`",
-                    keyset.name
-                )
+                format!("holds no key: put KID.key there, or {command} makes one")
             } else {
                 format!(
                     "holds no KID.key, but {}: a key file is PEM text, and its name is its key id and `.key`, as Salesforce Setup \
@@ -468,7 +468,6 @@ impl<'a> Loader<'a> {
             let message = "is ignored: keys are named KID.key, their certificates KID.crt";
             self.warnings.push(Problem::warning(WarningCode::IgnoredFile, field, path.display(), message));
         }
-        let schedule = self.schedule(field, directory, &contents, keyset);
         let gone_kids =
             schedule.as_ref().map(|schedule| self.gone_kids(schedule, keyset)).unwrap_or_default();
         let mut found = BTreeMap::new();
@@ -556,8 +555,14 @@ impl<'a> Loader<'a> {
         }
         for entry in schedule.entries.iter().filter(|entry| entry.retired.is_some()) {
             let is_known = self.previous.is_some_and(|previous| previous.history.contains_kid(&entry.kid));
-            let file = contents.keys.get(&entry.kid).filter(|_| !is_known);
-            let modulus_hash = file.and_then(|file| modulus_hash_of_file(file, keyset.passphrase.as_ref()));
+            let passphrase = keyset.passphrase.as_ref();
+            let of_files = || modulus_hash_in(directory, &entry.kid, passphrase);
+            let by_name = |remote: &RemoteKeyName| {
+                let same = found.values().find(|key| key.signing.remote() == Some(remote))?;
+                Some(same.signing.public().modulus_hash())
+            };
+            let modulus_hash =
+                if is_known { None } else { of_files().or_else(|| entry.remote.as_ref().and_then(by_name)) };
             self.retired.extend(modulus_hash.map(|modulus_hash| (modulus_hash, entry.kid.clone())));
         }
         for kid in contents.keys.keys().filter(|kid| schedule.entry(kid).is_none()) {
@@ -669,14 +674,30 @@ pub(crate) const fn rotation_rules(keyset: &config::KeysetConfig) -> RotationRul
     RotationRules { publish_lead, longest_life, retire_margin }
 }
 
-/// The modulus hash of the private key in a file, for a sealed key the one that the file states; `None` if it can't be read.
-pub(crate) fn modulus_hash_of_file(file: &KeyFile, passphrase: Option<&SecretString>) -> Option<ModulusHash> {
-    match file {
-        KeyFile::Plain(path) => {
-            private_key::modulus_hash_of_pem(&key_file::read_private_key_unchecked(path).ok()?, passphrase)
-        }
-        KeyFile::Sealed(path) => SealedKey::read(path).ok().map(|key| key.modulus_hash()),
-    }
+/// The modulus hash of a key in `directory`, from its private key, the text of its sealed key, or its certificate; `None` if none of them
+/// can be read.
+pub(crate) fn modulus_hash_in(
+    directory: &Path,
+    kid: &KeyId,
+    passphrase: Option<&SecretString>,
+) -> Option<ModulusHash> {
+    let of_key = match KeyFile::of(directory, kid) {
+        KeyFile::Plain(path) => key_file::read_private_key_unchecked(&path)
+            .ok()
+            .and_then(|text| private_key::modulus_hash_of_pem(&text, passphrase)),
+        KeyFile::Sealed(path) => SealedKey::read(&path).ok().map(|key| key.modulus_hash()),
+    };
+    // A key of a store has no file of its own.
+    of_key.or_else(|| {
+        let text = key_file::read_certificate_text(&directory.join(format!("{kid}.crt"))).ok()?;
+        let (certificates, _) = parse_certificates(&text).ok()?;
+        Some(certificates.first()?.rsa_numbers.as_ref()?.modulus_hash())
+    })
+}
+
+/// The modulus hash of the private key in a file; `None` if it can't be read.
+pub(crate) fn modulus_hash_of_file(path: &Path, passphrase: Option<&SecretString>) -> Option<ModulusHash> {
+    private_key::modulus_hash_of_pem(&key_file::read_private_key_unchecked(path).ok()?, passphrase)
 }
 
 /// Hashes the text and the passphrase that a key is read from.

@@ -9,7 +9,6 @@
 
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{Digest, SHA256, SHA512, digest};
 use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::error::KeyRejected;
 use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RSA_PKCS1_SHA512, RsaKeyPair};
@@ -24,6 +23,7 @@ use super::batch::SelfTest;
 use super::crypto_mb::{CrtKey, ModulusSize};
 use super::key_formats::UnreadableKey;
 use super::key_strength::KeyWeakness;
+use super::message_hash::{MessageHash, hash_message};
 use super::pem;
 use super::pem_text::PemQuirks;
 use super::public_key::PublicKey;
@@ -142,27 +142,6 @@ impl PrivateKey {
         }
         Ok(shortest)
     }
-}
-
-/// The hash of a message, and the signature algorithm that it is for.
-pub struct MessageHash {
-    pub(crate) algorithm: Algorithm,
-    pub(super) digest: Digest,
-}
-
-impl MessageHash {
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.digest.as_ref()
-    }
-}
-
-/// Hashes a message with the algorithm's hash function.
-pub fn hash_message(algorithm: Algorithm, message: &[u8]) -> MessageHash {
-    let function = match algorithm {
-        Algorithm::Rs256 => &SHA256,
-        Algorithm::Rs512 => &SHA512,
-    };
-    MessageHash { algorithm, digest: digest(function, message) }
 }
 
 /// Generates a private key in PKCS#8 PEM. It takes about a second at 2048 bits, and many seconds at 4096.

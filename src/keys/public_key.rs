@@ -8,7 +8,7 @@ use rsa::pkcs1::der::Encode as _;
 use rsa::pkcs1::{RsaPublicKey, UintRef};
 
 use super::key_strength::{self, KeyWeakness};
-use super::private_key::MessageHash;
+use super::message_hash::MessageHash;
 use super::public_numbers::PublicNumbers;
 use crate::config::Algorithm;
 use crate::hash::sha256;

@@ -1,6 +1,10 @@
 //! The public numbers of an RSA key, from any kind of file.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rsa::BigUint;
+
+use crate::hash::sha256;
 
 /// Modulus and public exponent, big-endian, without leading zeros.
 #[derive(Clone, PartialEq, Eq)]
@@ -23,6 +27,11 @@ impl PublicNumbers {
         let [n, e, signature] = [self.n.as_slice(), self.e.as_slice(), signature].map(BigUint::from_bytes_be);
         let is_number = (1..=MAX_CHECKED_BITS).contains(&n.bits()) && self.e.len() <= 8 && signature < n;
         is_number && signature.modpow(&e, &n).to_bytes_be().starts_with(&[1, 0xff, 0xff, 0xff, 0xff])
+    }
+
+    /// SHA-256 of the base64url text of the modulus, as [`PublicKey::modulus_hash`](super::PublicKey::modulus_hash).
+    pub(crate) fn modulus_hash(&self) -> [u8; 32] {
+        sha256(URL_SAFE_NO_PAD.encode(&self.n).as_bytes())
     }
 
     pub(crate) fn bits(&self) -> usize {

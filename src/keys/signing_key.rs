@@ -8,8 +8,9 @@ use thiserror::Error;
 
 use super::certificate::{KeyCertificate, year_of};
 use super::key_strength::KeyWeakness;
+use super::message_hash::{MessageHash, hash_message};
 use super::pem;
-use super::private_key::{MessageHash, PrivateKey, hash_message};
+use super::private_key::PrivateKey;
 use super::public_key::PublicKey;
 use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, RemoteKeyName, StoreConfig};

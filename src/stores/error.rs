@@ -31,8 +31,8 @@ impl StoreError {
     /// Whether the same attempt may succeed later, without a change here.
     pub(crate) const fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Throttled(_) | Self::Denied(_) | Self::WrongSignature => true,
-            Self::Refused(_) | Self::File { .. } => false,
+            Self::Unavailable(_) | Self::Throttled(_) | Self::Denied(_) => true,
+            Self::Refused(_) | Self::File { .. } | Self::WrongSignature => false,
         }
     }
 

@@ -147,7 +147,7 @@ impl Workspace {
     fn load(&self, text: &str) -> Option<(Config, KeyRing)> {
         let base = self.folder.path().to_path_buf();
         let config = Config::parse("tokenmint.toml", text, base, &Environment::new()).ok()?;
-        let ring = KeyRing::load(&config.keysets, now(), None, &Arc::new(Metrics::new())).ok()?;
+        let ring = KeyRing::load(&config.keysets, now(), None, &std::sync::Arc::new(Metrics::new())).ok()?;
         Some((config, ring))
     }
 

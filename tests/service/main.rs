@@ -41,6 +41,7 @@ mod readers;
 mod reference;
 mod refusals;
 mod reload;
+mod remote_keys;
 mod request_smuggling;
 mod retirement;
 mod rotation;

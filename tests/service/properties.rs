@@ -61,13 +61,13 @@ static RING: LazyLock<KeyRing> = LazyLock::new(|| {
         &config(&[], ".*").keysets,
         UnixTime::from_seconds(1_800_000_000),
         None,
-        &Arc::new(Metrics::new()),
+        &std::sync::Arc::new(Metrics::new()),
     );
     loaded.unwrap_or_else(|problems| panic!("{problems:?}"))
 });
 
 fn callers(config: &Config) -> Callers {
-    Callers::new(config, &Profiles::new(config, &RING), &Issuers::default(), &Arc::new(Metrics::new()))
+    Callers::new(config, &Profiles::new(config, &RING), &Issuers::default(), &Metrics::new())
 }
 
 /// Names of configured profiles, with and without their kind, similar names, and others.

@@ -221,7 +221,7 @@ async fn each_trouble_of_a_store_at_the_start_is_named_and_ends_without_a_restar
     for (trouble, reason) in [
         (Trouble::Sealed, "doesn't answer: Vault is sealed"),
         (Trouble::Denied, "refuses tokenmint: permission denied"),
-        (Trouble::Throttled, "doesn't answer: request path \"transit\": rate limit quota exceeded"),
+        (Trouble::Throttled, "asks for fewer requests: request path \"transit\": rate limit quota exceeded"),
         (Trouble::Broken, "doesn't answer: internal error"),
         (Trouble::Garbage, "doesn't answer: its answer isn't one of Vault's"),
         (Trouble::TooLarge, "doesn't answer: its answer has more than 64 KiB"),

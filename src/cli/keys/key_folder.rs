@@ -13,8 +13,8 @@ use crate::config::{
 use crate::files::is_same_file;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
-    self, DirectoryContents, DirectoryError, KeyDirectory, KeyFile, ModulusHash, RotationRules,
-    SCHEDULE_FILE, Schedule, ScheduleChange, ScheduleEntry, ScheduleFile, holds_kid, key_file,
+    self, DirectoryContents, DirectoryError, KeyDirectory, ModulusHash, RotationRules, SCHEDULE_FILE,
+    Schedule, ScheduleChange, ScheduleEntry, ScheduleFile, holds_kid, key_file, modulus_hash_in,
     modulus_hash_of_file, parse_schedule, rotation_rules,
 };
 
@@ -202,13 +202,12 @@ pub(crate) fn find_copies(
 ) -> (Vec<KeyFolder>, Vec<String>) {
     let key = |folder: &KeyFolder| {
         let passphrase = folder.keyset.as_ref().and_then(|keyset| keyset.passphrase.as_ref());
-        modulus_hash_of_file(&KeyFile::of(&folder.directory, kid), passphrase)
+        modulus_hash_in(&folder.directory, kid, passphrase)
     };
     let (mut copies, mut failures) = (Vec::<KeyFolder>::new(), Vec::new());
     let Some(material) = folders.iter().find_map(key) else {
         print_stderr(&format!(
-            "warning: other ids with the same key can't be found, because {}.key can't be read in {}",
-            kid,
+            "warning: other ids with the same key can't be found, because neither {kid}.key nor {kid}.crt can be read in {}",
             folders[0].directory.display()
         ));
         return (copies, failures);
@@ -245,15 +244,15 @@ pub(crate) fn find_copies(
 /// Returns the ids under which `keyset` has the key with this `material`, in a directory except `kid`.
 fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: ModulusHash) -> Vec<KeyId> {
     let passphrase = keyset.passphrase.as_ref();
-    let is_it = |file: &KeyFile| modulus_hash_of_file(file, passphrase) == Some(material);
     match &keyset.keys {
         KeysetSource::Directory(directory) => {
             let directory = directory.as_path();
-            let files = DirectoryContents::list(directory).map(|contents| contents.keys).unwrap_or_default();
-            let copies = files.into_iter().filter(|(other, file)| other != kid && is_it(file));
-            copies.map(|(kid, _)| kid).collect()
+            let is_it = |other: &KeyId| modulus_hash_in(directory, other, passphrase) == Some(material);
+            held_and_listed_kids(directory).into_iter().filter(|other| other != kid && is_it(other)).collect()
         }
-        KeysetSource::File { kid, path } if is_it(&KeyFile::Plain(path.as_path().to_path_buf())) => {
+        KeysetSource::File { kid, path }
+            if modulus_hash_of_file(path.as_path(), passphrase) == Some(material) =>
+        {
             vec![kid.clone()]
         }
         KeysetSource::Text { kid, pem, .. }
@@ -277,15 +276,16 @@ pub(crate) fn is_in_folder(kid: &KeyId, directory: &Path) -> Result<bool, CliErr
 /// Returns the ids of the keys that `directory` contains or lists; none if it doesn't answer.
 pub(crate) fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
     let path = directory.to_path_buf();
-    let found = run_with_timeout(FILE_TIMEOUT, move || {
-        let held = DirectoryContents::list(&path).map(|contents| contents.keys).unwrap_or_default();
-        let listed =
-            key_file::read_schedule_bytes(&path.join(SCHEDULE_FILE)).ok().flatten().unwrap_or_default();
-        let listed =
-            keys::retirement_marks(&String::from_utf8_lossy(&listed)).into_iter().map(|mark| mark.kid);
-        held.into_keys().chain(listed).collect()
-    });
-    found.unwrap_or_default()
+    run_with_timeout(FILE_TIMEOUT, move || held_and_listed_kids(&path)).unwrap_or_default()
+}
+
+/// The ids of the keys that `directory` contains or lists.
+fn held_and_listed_kids(directory: &Path) -> BTreeSet<KeyId> {
+    let held = DirectoryContents::list(directory).map(|contents| contents.keys).unwrap_or_default();
+    let listed =
+        key_file::read_schedule_bytes(&directory.join(SCHEDULE_FILE)).ok().flatten().unwrap_or_default();
+    let listed = keys::retirement_marks(&String::from_utf8_lossy(&listed)).into_iter().map(|mark| mark.kid);
+    held.into_keys().chain(listed).collect()
 }
 
 /// Creates a key that replaces the retired one and signs immediately.

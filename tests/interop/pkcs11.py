@@ -69,6 +69,7 @@ class Tpm:
         self.run(f"{tool} --token-label {TOKEN} --init-pin --so-pin 5678 --pin {PIN}")
         page = block_of_the_page("console", "rsa:2048", PAGE)
         self.run(re.sub(r"--module \S+", f"--module {self.module}", page))
+        self.run("tpm2_flushcontext -t")  # pkcs11-tool may have left one.
 
     def run(self, commands):
         ran = shell(commands, self.folder, **self.settings)

@@ -285,7 +285,7 @@ impl Metrics {
             ),
             store_requests: builder.counters(
                 "store_requests_total",
-                "Requests to stores of keys, by store, operation (login, seal, unseal, sign, public_key or create_key) and outcome.",
+                "Requests to stores of keys, by store, operation (login, lookup, seal, unseal, sign, public_key or create_key) and outcome.",
                 &["store", "operation", "outcome"],
             ),
             store_request_duration: builder.histograms(

@@ -1,10 +1,12 @@
 //! `tokenmint doctor`: checks the configuration and given files for the problems of Salesforce's troubleshooting
 //! page, and more.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{IsTerminal as _, Read, stdin};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
@@ -14,12 +16,14 @@ use zeroize::Zeroizing;
 use super::findings::{self, OutputFormat, TextReport};
 use super::{CliContext, CliError, print_json, print_stderr};
 use crate::app::{self, LoadedConfig};
-use crate::config::{Config, Problem};
+use crate::config::{Config, KeysetConfig, Name, Problem, StoreConfig};
 use crate::doctor::{
     self, Artifact, CHECKS, CheckInput, CheckOutcome, ConfigView, FileAccess, GivenArtifacts, JwkDocument,
-    ProbeResult, Purpose, ReportSummary, UnverifiedToken,
+    ProbeResult, Purpose, ReportSummary, StoreLogin, UnverifiedToken,
 };
 use crate::files::{FileError, OpenedFile};
+use crate::metrics::Metrics;
+use crate::stores::StoreSessions;
 use crate::tokens::Subject;
 
 /// The largest input file. Keys, JWK Sets and tokens are much smaller.
@@ -29,8 +33,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 ///
 /// Has a check for each question of Salesforce's page "Troubleshooting User Verification" but one, and more: only Setup
 /// shows whether the JWK is uploaded there. The doctor uses the configuration and the files that you give, in any order:
-/// a private key, a certificate, a JWK or a JWT. It works without a configuration. It sends no requests, except with
-/// --online or for an address in --jwks.
+/// a private key, a certificate, a JWK or a JWT. It works without a configuration. It sends no requests, except to the
+/// stores of keys, with --online, and for an address in --jwks.
 #[derive(Args)]
 #[command(
     after_help = "Example: tokenmint doctor --online\n         tokenmint doctor WebAppKey1.jwk app.key token.txt"
@@ -110,9 +114,10 @@ impl DoctorCommand {
         }
         let probe_results =
             self.online.then(|| runtime.block_on(self.probe_online(&status, context))).transpose()?;
+        let store_logins = log_in_to_stores(&status);
+        let configured = ConfigView { store_logins: &store_logins, ..status.configured() };
         let now = context.clock_and_rng.clock.now();
-        let report =
-            doctor::run_checks(&CheckInput { now, configured: status.configured(), given, probe_results });
+        let report = doctor::run_checks(&CheckInput { now, configured, given, probe_results });
         if status.source.is_none() && report.findings.is_empty() && !unread.is_empty() {
             return Err(CliError::Failed(unread.join("; ")));
         }
@@ -230,6 +235,7 @@ impl ConfigStatus {
             config: self.loaded.as_ref().map(|loaded| &loaded.config).or(self.config.as_ref()),
             ring: self.loaded.as_ref().map(|loaded| &loaded.ring),
             issuer_keys: self.loaded.as_ref().map(|loaded| &loaded.issuer_keys),
+            store_logins: &[],
             problems: &self.problems,
             warnings: self
                 .warnings
@@ -238,6 +244,20 @@ impl ConfigStatus {
                 .collect(),
         }
     }
+}
+
+/// Logs in to each store of keys that a keyset uses.
+fn log_in_to_stores(status: &ConfigStatus) -> Vec<StoreLogin> {
+    let Some(config) = status.configured().config else { return Vec::new() };
+    let stores: BTreeMap<&Name, &Arc<StoreConfig>> =
+        config.keysets.values().flat_map(KeysetConfig::stores).map(|store| (&store.name, store)).collect();
+    let metrics = Metrics::new();
+    let mut sessions = StoreSessions::new(&metrics);
+    let login = |(name, store): (&Name, &Arc<StoreConfig>)| StoreLogin {
+        store: name.clone(),
+        remaining: sessions.remaining(store),
+    };
+    stores.into_iter().map(login).collect()
 }
 
 impl ValueEnum for Purpose {

@@ -6,6 +6,7 @@
 //! - Every keyset, profile and bundle that is referred to exists.
 //! - Secret files are read here. Key and certificate files are not: modules `keys` and `app::tls` open them.
 
+mod aws_kms;
 mod cache;
 pub(crate) mod diagnostics;
 mod hs256;
@@ -33,6 +34,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
+pub(crate) use aws_kms::{AwsCredentialSource, AwsCredentials, AwsKmsConfig, ContainerAuthorization};
 pub(crate) use cache::{CacheConfig, RedisConfig, RedisUrl};
 use diagnostics::Diagnostics;
 pub use hs256::Hs256Kind;
@@ -264,6 +266,13 @@ pub struct KeysetConfig {
     pub used_by: Vec<ProfileName>,
 }
 
+impl KeysetConfig {
+    /// The stores that seal its keys or sign for it.
+    pub(crate) fn stores(&self) -> impl Iterator<Item = &Arc<StoreConfig>> {
+        self.seal.iter().map(|seal| &seal.store).chain(&self.signed_by)
+    }
+}
+
 #[derive(Clone)]
 pub(crate) enum KeysetSource {
     /// A folder with `KID.key` files, and optionally `KID.crt` files and `keyset.toml`.
@@ -477,7 +486,7 @@ impl Config {
         parse::warn_near_misses(environment, &diagnostics);
         parse::check_other_variables(environment, &diagnostics);
         let parsed = Section::from_node("", &root, &schema::ROOT, &diagnostics)
-            .map(|section| parse::parse_config(&section));
+            .map(|section| parse::parse_config(&section, environment));
         diagnostics.report_unknown_keys(&root);
         let (problems, warnings, files) = diagnostics.into_parts();
         match parsed {

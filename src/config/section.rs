@@ -93,6 +93,11 @@ impl<'a> Section<'a> {
         self.table.get(name)
     }
 
+    /// Keeps a key that isn't read here from being reported as unknown.
+    pub(crate) fn accept(&self, name: &'static str) {
+        self.node(name);
+    }
+
     /// Allows any key in this table.
     fn allow_any_key(&self) {
         self.diagnostics.requested_keys.borrow_mut().insert(self.path.clone(), None);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::aws_kms::AwsKmsConfig;
 use super::{HttpsOrLoopbackUrl, Name, RateLimit, UnverifiedPath};
 
 /// A store of keys outside of this host. It seals private keys, so that they don't lie on a disk in the clear, or signs with keys that
@@ -19,6 +20,7 @@ pub(crate) struct StoreConfig {
 #[derive(PartialEq, Eq)]
 pub(crate) enum StoreKind {
     Vault(VaultConfig),
+    AwsKms(AwsKmsConfig),
     Pkcs11(Pkcs11Config),
 }
 
@@ -27,6 +29,7 @@ impl StoreConfig {
     pub(crate) const fn needs_login(&self) -> bool {
         match &self.kind {
             StoreKind::Vault(vault) => matches!(vault.login, VaultLogin::Jwt { .. }),
+            StoreKind::AwsKms(kms) => kms.credentials.needs_request(),
             StoreKind::Pkcs11(_) => true,
         }
     }
@@ -37,6 +40,7 @@ impl StoreKind {
     pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Vault(_) => "vault",
+            Self::AwsKms(_) => "aws-kms",
             Self::Pkcs11(_) => "pkcs11",
         }
     }

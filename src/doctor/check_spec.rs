@@ -85,6 +85,10 @@ pub(crate) enum Requirement {
     Issuers,
     /// Keysets with `sealed_by`.
     SealedKeysets,
+    /// Keysets with `signed_by`.
+    RemoteKeysets,
+    /// Keysets with `sealed_by` or `signed_by`.
+    Stores,
     FetchedJwks,
     OwnJwks,
     ProbeResult,
@@ -102,6 +106,8 @@ impl Requirement {
             | Self::PublicUrl
             | Self::Issuers
             | Self::SealedKeysets
+            | Self::RemoteKeysets
+            | Self::Stores
             | Self::TwoKinds => self.no_configuration_reason(input),
             Self::PrivateKey => "no file with a private key was given",
             Self::Key => "no key is there",
@@ -143,6 +149,8 @@ impl Requirement {
             Self::Messaging => "no [identity.NAME.messaging] is configured",
             Self::Issuers => "no [issuers.NAME] is configured",
             Self::SealedKeysets => "no [keysets.NAME] has `sealed_by`",
+            Self::RemoteKeysets => "no [keysets.NAME] has `signed_by`",
+            Self::Stores => "no [keysets.NAME] has `sealed_by` or `signed_by`",
             Self::OauthProfile => "no [oauth.NAME] is configured",
             Self::PublicUrl => "`url` of [server.public] isn't set, or no [identity.NAME] is",
             Self::TwoKinds => "no keys are configured for both identity tokens and assertions",

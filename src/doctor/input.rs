@@ -2,6 +2,7 @@
 //! by accident.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::artifact::{Artifact, GivenKey};
 use super::certificate::{CertificateInfo, GivenCertificate};
@@ -15,6 +16,7 @@ use crate::config::{
 };
 use crate::issuers::{FetchError, FetchedKeys, LoadedIssuerKeys};
 use crate::keys::{KeyRing, KeyState, Keyset, KeysetKey, PublicNumbers};
+use crate::stores::StoreError;
 
 /// The kind of a token: what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,13 @@ pub struct CheckInput<'a> {
     pub probe_results: Option<Vec<ProbeResult>>,
 }
 
+/// The login to a store of keys.
+pub struct StoreLogin {
+    pub(crate) store: Name,
+    /// How long it lasts; `None` if it doesn't end by itself.
+    pub(crate) remaining: Result<Option<Duration>, StoreError>,
+}
+
 /// The loaded configuration and key ring, or the problems that kept them from loading.
 #[derive(Default)]
 pub struct ConfigView<'a> {
@@ -42,6 +51,8 @@ pub struct ConfigView<'a> {
     pub ring: Option<&'a KeyRing>,
     /// The keys of issuers, or how they are fetched. `None` if the configuration doesn't load.
     pub issuer_keys: Option<&'a BTreeMap<Name, LoadedIssuerKeys>>,
+    /// How long the login to each store of keys lasts. Empty unless it was asked for.
+    pub store_logins: &'a [StoreLogin],
     /// Why the configuration or the key ring failed to load.
     pub problems: &'a [Problem],
     /// Warnings about a configuration that loads.

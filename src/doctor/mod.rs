@@ -38,7 +38,7 @@ pub use finding::CheckOutcome;
 pub(crate) use finding::{ComparedClaim, Finding, Report, SkippedCheck, TokenComparison};
 pub(crate) use formatting::{escape_and_truncate, escape_invisible, lookalike_difference, relative_date};
 pub(crate) use input::Purpose;
-pub use input::{CheckInput, ConfigView, GivenArtifacts};
+pub use input::{CheckInput, ConfigView, GivenArtifacts, StoreLogin};
 pub use jwk::JwkDocument;
 pub(crate) use probe::{ProbeResult, fetch_issuer_keys, fetch_jwks, run_probes};
 pub(crate) use runner::ReportSummary;

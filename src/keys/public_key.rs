@@ -49,6 +49,15 @@ impl PublicKey {
         })
     }
 
+    /// Like [`new`](Self::new).
+    ///
+    /// # Errors
+    /// The same as for `new`.
+    pub(super) fn from_numbers(numbers: &PublicNumbers) -> Result<Self, KeyWeakness> {
+        let [modulus, exponent] = [&numbers.n, &numbers.e].map(|number| BigUint::from_bytes_be(number));
+        Self::new(&modulus, &exponent)
+    }
+
     /// The length of a signature in bytes, equal to the length of the modulus.
     pub const fn signature_len(&self) -> usize {
         self.bits.div_ceil(8)

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use rsa::BigUint;
 use thiserror::Error;
 
 use super::certificate::{KeyCertificate, year_of};
@@ -126,9 +125,7 @@ pub(crate) fn remote_public_key(
 ) -> Result<PublicKey, RemoteKeyError> {
     let pem = sessions.public_key(store, key).map_err(|error| store_error(store, error))?;
     let numbers = pem::parse_public_key(&pem).ok_or_else(|| RemoteKeyError::Unreadable(key.clone()))?;
-    let [modulus, exponent] = [&numbers.n, &numbers.e].map(|number| BigUint::from_bytes_be(number));
-    PublicKey::new(&modulus, &exponent)
-        .map_err(|weakness| RemoteKeyError::Weak { key: key.clone(), weakness })
+    PublicKey::from_numbers(&numbers).map_err(|weakness| RemoteKeyError::Weak { key: key.clone(), weakness })
 }
 
 /// Derives the self-signed certificate of a store's key for the calendar year of `now`.

@@ -7,11 +7,13 @@
 //!   asked again in that load, so that an outage costs one timeout, however many keys there are.
 //! - Requests use a [`RemoteSigner`] for each key that signs in a store. All keys of a store share its [`StoreConnection`].
 //!
-//! Each kind of store has a file of its own, and implements the trait of `store`.
+//! Each kind of store has a file or a folder of its own, and implements the trait of `store`.
 
+mod aws_kms;
 mod circuit_breaker;
 mod connection;
 mod error;
+mod http_api;
 #[cfg_attr(target_env = "musl", path = "pkcs11_static.rs")]
 mod pkcs11;
 #[cfg(not(target_env = "musl"))]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::aws_kms::AwsKms;
 use super::error::StoreError;
 use super::pkcs11;
 use super::store::{DataKey, SealContext, Store};
@@ -116,6 +117,14 @@ impl<'a> StoreSessions<'a> {
         self.call(config, "create_key", |store| async move { store.create_key(name, bits).await })
     }
 
+    /// Logs in to the store, and asks how long that lasts; `None` if it doesn't end by itself.
+    ///
+    /// # Errors
+    /// The store can't be used.
+    pub(crate) fn remaining(&mut self, config: &StoreConfig) -> Result<Option<Duration>, StoreError> {
+        self.call(config, "lookup", |store| async move { store.remaining().await })
+    }
+
     /// Sends a request to the store, and remembers if it didn't answer.
     fn call<T, F>(
         &mut self,
@@ -187,6 +196,7 @@ impl Drop for StoreSessions<'_> {
 pub(super) async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
     match &config.kind {
         StoreKind::Vault(vault) => Ok(Arc::new(Vault::log_in(vault).await?)),
+        StoreKind::AwsKms(kms) => Ok(Arc::new(AwsKms::log_in(kms).await?)),
         StoreKind::Pkcs11(token) => pkcs11::connect(token).await,
     }
 }

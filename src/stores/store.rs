@@ -77,6 +77,12 @@ pub(super) trait Store: Send + Sync {
     /// How long after its start the session should be replaced by another, and when it ends; `None` if it doesn't end by itself.
     fn lifetime(&self) -> Option<SessionLifetime>;
 
+    /// Asks how long the session lasts from now; `None` if it doesn't end by itself.
+    fn remaining(&self) -> BoxFuture<'_, Result<Option<Duration>, StoreError>> {
+        let lifetime = self.lifetime();
+        Box::pin(async move { Ok(lifetime.map(|lifetime| lifetime.ends_after)) })
+    }
+
     /// Ends the session, if the store knows of it.
     fn log_out(&self) -> BoxFuture<'_, ()>;
 }

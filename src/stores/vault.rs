@@ -10,32 +10,22 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode};
-use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Response};
+use reqwest::{Client, RequestBuilder};
 use secrecy::{ExposeSecret as _, SecretBox};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::error::StoreError;
+use super::http_api;
 use super::store::{BoxFuture, DATA_KEY_LEN, DataKey, SealContext, SessionLifetime, Store};
-use crate::config::{Algorithm, RemoteKeyName, UnverifiedPath, VaultConfig, VaultLogin};
-use crate::files::OpenedFile;
-use crate::http_client;
+use crate::config::{Algorithm, RemoteKeyName, VaultConfig, VaultLogin};
 
 const TOKEN_HEADER: &str = "X-Vault-Token";
 const NAMESPACE_HEADER: &str = "X-Vault-Namespace";
 /// Vault requires this header where its agent is configured so, as a protection against request forgery.
 const REQUEST_HEADER: &str = "X-Vault-Request";
-/// The largest token or JWT in a file, in bytes.
-const MAX_TOKEN_BYTES: u64 = 16 << 10;
-/// The largest body of a response, in bytes.
-const MAX_BODY_BYTES: usize = 64 << 10;
-/// The most characters of a word of the store's errors in a message, and of all.
-const MAX_ERROR_WORD: usize = 60;
-const MAX_ERROR_CHARS: usize = 200;
 
 const SEAL_KEY_ADVICE: &str = "; `seal_key` must exist, and be of type aes256-gcm96";
 
@@ -73,7 +63,7 @@ impl Vault {
             HeaderValue::from_str(name).expect("a namespace has letters, digits and a few other characters")
         });
         let mut vault = Self {
-            client: client(config.ca_file.as_ref())?,
+            client: http_api::client(config.ca_file.as_ref())?,
             base: format!("{}/v1/", config.address.as_str().trim_end_matches('/')),
             mount: config.mount.clone(),
             namespace,
@@ -83,10 +73,10 @@ impl Vault {
         };
         match &config.login {
             VaultLogin::TokenFile(file) => {
-                vault.token = Some(token_header(&read_token("token_file", file)?)?);
+                vault.token = Some(token_header(&http_api::read_token("token_file", file.as_path())?)?);
             }
             VaultLogin::Jwt { mount, role, jwt_file } => {
-                let jwt = read_token("jwt_file", jwt_file)?;
+                let jwt = http_api::read_token("jwt_file", jwt_file.as_path())?;
                 let login = vault.post(&format!("auth/{mount}/login"), &Login { role, jwt: &jwt }).await?;
                 let body = match login {
                     Answer::Success(body) => body,
@@ -110,11 +100,8 @@ impl Vault {
     }
 
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<Answer, StoreError> {
-        // Large enough that it doesn't grow, which would leave copies of a secret in memory.
-        let mut json = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
-        serde_json::to_writer(&mut *json, body).expect("text can be written to memory");
         let request = self.client.post(format!("{}{path}", self.base));
-        self.send(path, request.header(CONTENT_TYPE, "application/json").body(Bytes::from_owner(json))).await
+        self.send(path, request.header(CONTENT_TYPE, "application/json").body(http_api::json(body))).await
     }
 
     async fn get(&self, path: &str) -> Result<Answer, StoreError> {
@@ -130,20 +117,7 @@ impl Vault {
         if let Some(token) = &self.token {
             request = request.header(TOKEN_HEADER, token.clone());
         }
-        let unavailable = |error: &reqwest::Error| {
-            let reason = if error.is_timeout() {
-                format!("not within {} s", http_client::REQUEST_TIMEOUT.as_secs())
-            } else {
-                http_client::innermost_cause(error).0
-            };
-            StoreError::Unavailable(reason)
-        };
-        let mut response = request.send().await.map_err(|error| unavailable(&error))?;
-        let status = response.status();
-        let body = read_body(&mut response).await.map_err(|error| match error {
-            Some(error) => unavailable(&error),
-            None => StoreError::Unavailable("its answer has more than 64 KiB".to_owned()),
-        })?;
+        let (status, body) = http_api::send(request).await?;
         if status.is_success() {
             return Ok(Answer::Success(body));
         }
@@ -328,6 +302,17 @@ impl Store for Vault {
         self.lifetime
     }
 
+    fn remaining(&self) -> BoxFuture<'_, Result<Option<Duration>, StoreError>> {
+        Box::pin(async move {
+            let body = match self.get("auth/token/lookup-self").await? {
+                Answer::Success(body) => body,
+                Answer::Failure(status, errors) => return Err(StoreError::Denied(said(status, errors))),
+            };
+            let reply: Reply<TokenReply> = parse(&body)?;
+            Ok(Some(reply.data.ttl).filter(|ttl| *ttl > 0).map(Duration::from_secs))
+        })
+    }
+
     fn log_out(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             if self.is_own_token {
@@ -361,31 +346,6 @@ fn check_name(name: &str) -> Result<(), StoreError> {
     )))
 }
 
-/// A client that follows no redirects, and trusts `ca_file` if it is given.
-fn client(ca_file: Option<&UnverifiedPath>) -> Result<Client, StoreError> {
-    let builder = || http_client::builder().redirect(Policy::none());
-    let Some(file) = ca_file else {
-        return Ok(http_client::build_with_host_authorities(builder, "requests to stores of keys"));
-    };
-    let authorities = http_client::read_authorities(file.as_path());
-    let built = authorities.and_then(|pem| {
-        let certificates = http_client::parse_authorities(&pem)?;
-        let built = builder().tls_certs_only(certificates).build();
-        built.map_err(|_| http_client::INVALID_AUTHORITY.to_owned())
-    });
-    built.map_err(|reason| StoreError::File { key: "ca_file", reason })
-}
-
-/// Reads a token or a JWT.
-fn read_token(key: &'static str, file: &UnverifiedPath) -> Result<Zeroizing<String>, StoreError> {
-    let failed = |reason: String| StoreError::File { key, reason };
-    let read = OpenedFile::open(file.as_path()).and_then(|file| file.read(MAX_TOKEN_BYTES));
-    let bytes = read.map_err(|error| failed(error.to_string()))?;
-    let text = std::str::from_utf8(&bytes).ok().map(str::trim).filter(|text| !text.is_empty());
-    let text = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()));
-    text.map(|text| Zeroizing::new(text.to_owned())).ok_or_else(|| failed("doesn't hold a token".to_owned()))
-}
-
 fn token_header(token: &str) -> Result<HeaderValue, StoreError> {
     let header = HeaderValue::from_str(token);
     let mut header = header
@@ -394,34 +354,17 @@ fn token_header(token: &str) -> Result<HeaderValue, StoreError> {
     Ok(header)
 }
 
-/// Reads a body. The error is `None` if it is too large.
-async fn read_body(response: &mut Response) -> Result<Zeroizing<Vec<u8>>, Option<reqwest::Error>> {
-    let mut body = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
-    while let Some(chunk) = response.chunk().await.map_err(Some)? {
-        if body.len() + chunk.len() > MAX_BODY_BYTES {
-            return Err(None);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
 fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, StoreError> {
     serde_json::from_slice(body)
         .map_err(|_| StoreError::Unavailable("its answer isn't one of Vault's".to_owned()))
 }
 
-/// The errors that an answer lists, in one line of visible ASCII, shortened. Long words may be secrets, and are left out.
+/// The errors that an answer lists, shortened.
 fn listed_errors(body: &[u8]) -> Option<String> {
     let Errors { errors } = serde_json::from_slice(body).ok()?;
-    let all = errors.join("; ").replace(|char: char| !char.is_ascii_graphic(), " ");
-    let words: Vec<&str> =
-        all.split_whitespace().map(|word| if word.len() > MAX_ERROR_WORD { "(…)" } else { word }).collect();
-    let text = words.join(" ");
+    let text = http_api::shorten(&errors.join("; "))?;
     // Some errors are a list of one.
-    let mut text = text.strip_prefix("1 error occurred: * ").unwrap_or(&text).to_owned();
-    text.truncate(text.floor_char_boundary(MAX_ERROR_CHARS));
-    (!text.is_empty()).then_some(text)
+    Some(text.strip_prefix("1 error occurred: * ").unwrap_or(&text).to_owned())
 }
 
 #[derive(Serialize)]
@@ -442,6 +385,13 @@ struct Auth<'a> {
     /// In seconds.
     #[serde(default)]
     lease_duration: u64,
+}
+
+/// A token of the store.
+#[derive(Deserialize)]
+struct TokenReply {
+    /// In seconds. Zero means that it doesn't end.
+    ttl: u64,
 }
 
 #[derive(Serialize)]

@@ -14,7 +14,7 @@ PAGES = REPO / "docs" / "operate"
 TOGETHER = ["index", "reload", "rotation", "monitoring", "access-tokens", "backup", "upgrade", "runbooks"]
 WORKLOADS = [f"workload-{name}" for name in ["identity", "kubernetes", "github-actions", "aws", "google", "spiffe"]]
 # tests/interop/test_stores.py runs the commands of sealed-keys.md.
-ALONE = ["docker", "compose", "kubernetes", "systemd", "sealed-keys", *WORKLOADS]
+ALONE = ["docker", "compose", "kubernetes", "systemd", "sealed-keys", "aws-kms", *WORKLOADS]
 RUNBOOKS = PAGES / "runbooks.md"
 
 

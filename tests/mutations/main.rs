@@ -232,6 +232,7 @@ fn examined(set: &Set, configured: Option<&(Config, KeyRing)>) -> [bool; 2] {
             config: Some(config),
             ring: Some(ring),
             issuer_keys: None,
+            store_logins: &[],
             problems: &[],
             warnings: config.warnings.iter().chain(&ring.warnings).collect(),
         });

@@ -15,7 +15,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -118,6 +118,7 @@ impl FakeVault {
             .route("/v1/{mount}/sign/{key}/{hash}", post(sign))
             .route("/v1/auth/{mount}/login", post(login))
             .route("/v1/auth/token/revoke-self", post(revoke))
+            .route("/v1/auth/token/lookup-self", get(lookup))
             .with_state(fake.clone());
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -254,14 +255,12 @@ async fn trouble(fake: &Mutex<Fake>) -> Option<Response> {
     })
 }
 
-/// Rejects a request without the token.
-fn check_token(fake: &Mutex<Fake>, headers: &HeaderMap) -> Result<(), Response> {
+/// The answer to a request without the token.
+fn refusal(fake: &Mutex<Fake>, headers: &HeaderMap) -> Option<Response> {
     assert_eq!(headers["X-Vault-Request"], "true");
     let is_revoked = lock(fake).trouble == Trouble::Revoked;
-    if is_revoked || headers.get("X-Vault-Token").is_none_or(|token| token != TOKEN) {
-        return Err(refused(403, "permission denied"));
-    }
-    Ok(())
+    let is_refused = is_revoked || headers.get("X-Vault-Token").is_none_or(|token| token != TOKEN);
+    is_refused.then(|| refused(403, "permission denied"))
 }
 
 /// The answer about a key that signs, as OpenBao gives it.
@@ -274,7 +273,7 @@ async fn read_key(
     if let Some(answer) = trouble(&fake).await {
         return answer;
     }
-    if let Err(refusal) = check_token(&fake, &headers) {
+    if let Some(refusal) = refusal(&fake, &headers) {
         return refusal;
     }
     assert_eq!(operation, "keys");
@@ -330,7 +329,7 @@ async fn sign(
         std::future::pending::<()>().await;
     }
     tokio::time::sleep(time).await;
-    if let Err(refusal) = check_token(&fake, &headers) {
+    if let Some(refusal) = refusal(&fake, &headers) {
         return refusal;
     }
     assert_eq!(mount, "transit");
@@ -385,7 +384,7 @@ async fn transit(
     if let Some(answer) = trouble(&fake).await {
         return answer;
     }
-    if let Err(refusal) = check_token(&fake, &headers) {
+    if let Some(refusal) = refusal(&fake, &headers) {
         return refusal;
     }
     if operation == "keys" {
@@ -459,6 +458,16 @@ async fn login(
     }
     let auth = json!({"client_token": TOKEN, "renewable": true, "lease_duration": fake.lease});
     Json(json!({"request_id": "1", "data": null, "auth": auth})).into_response()
+}
+
+async fn lookup(State(fake): State<Arc<Mutex<Fake>>>, headers: HeaderMap) -> Response {
+    if let Some(answer) = trouble(&fake).await {
+        return answer;
+    }
+    if let Some(refusal) = refusal(&fake, &headers) {
+        return refusal;
+    }
+    data(&json!({"ttl": lock(&fake).lease, "renewable": true}))
 }
 
 async fn revoke(State(fake): State<Arc<Mutex<Fake>>>, headers: HeaderMap) -> StatusCode {

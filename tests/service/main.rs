@@ -5,6 +5,7 @@
 #![allow(clippy::many_single_char_names, reason = "RFC 8017 names the numbers of a key by single letters")]
 #![allow(clippy::collection_is_never_read, reason = "connections are held open by being kept")]
 
+mod aws_kms;
 mod batch;
 mod bundle;
 mod callers;
@@ -18,6 +19,7 @@ mod environment;
 mod example;
 mod exchange;
 mod exchange_faults;
+mod fake_kms;
 mod fake_vault;
 mod host;
 mod hs256;

@@ -3,6 +3,7 @@
 //! All fields of a section are read before the first `?`. So an invalid field doesn't hide the errors of others, and no field
 //! is reported as unknown because it wasn't read.
 
+mod aws_kms;
 mod cache;
 mod callers;
 mod hs256;
@@ -120,12 +121,13 @@ pub(super) fn check_other_variables(environment: &Environment, diagnostics: &Dia
     }
 }
 
-pub(super) fn parse_config(root: &Section<'_>) -> ParsedConfig {
+pub(super) fn parse_config(root: &Section<'_>, environment: &Environment) -> ParsedConfig {
     let server = root.section_or_empty("server").and_then(|server| server::parse_server(&server));
     let cache = cache::parse_cache(root.section("cache").as_ref());
     let defined = DefinedNames::new(root);
     let stores_section = root.section("stores");
-    let stores = parse_named(stores_section.as_ref(), parse_store);
+    let stores =
+        parse_named(stores_section.as_ref(), |name, section| parse_store(name, section, environment));
     let keysets_section = root.section("keysets");
     let mut keysets =
         parse_named(keysets_section.as_ref(), |name, section| parse_keyset(name, section, &stores, &defined));

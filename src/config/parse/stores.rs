@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::section::Section;
-use super::super::source::WarningCode;
+use super::super::source::{Environment, WarningCode};
 use super::super::stores::{Pkcs11Config, SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
 use super::super::values::parse_string;
 use super::super::{
     HttpsOrLoopbackUrl, KeysetConfig, Name, ProfileKind, ProfileName, RateLimit, validate_text,
 };
+use super::aws_kms::{parse_aws_kms, parse_kms_key};
 use super::{DefinedNames, saturating_u32};
 
 const LONGEST_NAME: usize = 128;
@@ -21,25 +22,32 @@ const LONGEST_TOKEN_LABEL: usize = 32;
 /// The stores, by name. A store that isn't valid is missing.
 pub(super) type Stores = BTreeMap<Name, Arc<StoreConfig>>;
 
-pub(super) fn parse_store(name: &Name, section: &Section<'_>) -> Option<Arc<StoreConfig>> {
+pub(super) fn parse_store(
+    name: &Name,
+    section: &Section<'_>,
+    environment: &Environment,
+) -> Option<Arc<StoreConfig>> {
     let kind = section.choice("kind");
     if !section.has("kind") {
-        section.problem(
-            "kind",
-            "is missing: \"vault\" for HashiCorp Vault or OpenBao, \"pkcs11\" for an HSM or a TPM",
-        );
+        section.problem("kind", "is missing: \"vault\" for HashiCorp Vault or OpenBao, \"aws-kms\", or \"pkcs11\" for an HSM or a TPM");
     }
-    if let Some(kind) = kind {
-        reject_keys_of_other_kinds(section, kind);
+    for key in KEYS_OF_KINDS.iter().flat_map(|(_, keys)| *keys) {
+        section.accept(key);
     }
-    // The keys of all kinds are read, so that none is unknown.
-    let vault = parse_vault(section, kind == Some("vault"));
-    let pkcs11 = parse_pkcs11(section, kind == Some("pkcs11"));
     let per_second = saturating_u32(section.count_or_default("max_signatures_per_second"));
     let concurrent_signatures = section.count_or_default("max_concurrent_signatures");
+    let kind = kind?;
+    reject_keys_of_other_kinds(section, kind);
+    let kind = match kind {
+        "vault" => StoreKind::Vault(parse_vault(section)?),
+        "aws-kms" => StoreKind::AwsKms(parse_aws_kms(section, environment)?),
+        "pkcs11" => StoreKind::Pkcs11(parse_pkcs11(section)?),
+        // The schema has no other kind.
+        _ => return None,
+    };
     Some(Arc::new(StoreConfig {
         name: name.clone(),
-        kind: vault.map(StoreKind::Vault).or(pkcs11.map(StoreKind::Pkcs11))?,
+        kind,
         // A small burst, because the quota of a store counts each second.
         signature_rate: RateLimit {
             requests: per_second,
@@ -56,6 +64,7 @@ const KEYS_OF_KINDS: &[(&str, &[&str])] = &[
         "vault",
         &["address", "mount", "namespace", "ca_file", "token_file", "auth", "auth_mount", "role", "jwt_file"],
     ),
+    ("aws-kms", &["region", "endpoint", "ca_file"]),
     ("pkcs11", &["module", "token_label", "pin_file"]),
 ];
 
@@ -72,61 +81,50 @@ fn reject_keys_of_other_kinds(section: &Section<'_>, kind: &str) {
     }
 }
 
-/// Reports each key that is missing.
-fn require(section: &Section<'_>, keys: &[(&str, &str)]) {
-    for (name, what) in keys.iter().filter(|(name, _)| !section.has(name)) {
-        section.problem(name, format!("is missing: {what}"));
-    }
-}
-
-/// Returns `None` also if the store is of another kind (`is_wanted`).
-fn parse_vault(section: &Section<'_>, is_wanted: bool) -> Option<VaultConfig> {
-    let address = section.optional("address", |node| {
-        let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
-        if url.is_origin() { Ok(url) } else { Err("must have no path: `mount` has it".to_owned()) }
-    });
+fn parse_vault(section: &Section<'_>) -> Option<VaultConfig> {
+    let address = section.required(
+        "address",
+        |node| {
+            let url = HttpsOrLoopbackUrl::parse(&parse_string(node)?)?;
+            if url.is_origin() { Ok(url) } else { Err("must have no path: `mount` has it".to_owned()) }
+        },
+        "the address of Vault or OpenBao, for example \"https://vault.internal:8200\"",
+    );
     let mount = section.or_default("mount", |node| parse_path(&parse_string(node)?));
     let namespace = section.optional("namespace", |node| parse_path(&parse_string(node)?));
     let ca_file = section.path("ca_file");
-    let login = parse_login(section, is_wanted);
-    if is_wanted {
-        let what = "the address of Vault or OpenBao, for example \"https://vault.internal:8200\"";
-        require(section, &[("address", what)]);
-    }
+    let login = parse_login(section);
     Some(VaultConfig { address: address?, mount, namespace, ca_file, login: login? })
 }
 
-/// Returns `None` also if the store is of another kind (`is_wanted`).
-fn parse_pkcs11(section: &Section<'_>, is_wanted: bool) -> Option<Pkcs11Config> {
+fn parse_pkcs11(section: &Section<'_>) -> Option<Pkcs11Config> {
     let module = section.path("module");
     let pin_file = section.path("pin_file");
-    let token_label = section.optional("token_label", |node| {
-        let label = parse_string(node)?;
-        validate_text(&label, LONGEST_TOKEN_LABEL).map(|()| label.to_string())
-    });
-    if !is_wanted {
-        return None;
+    for (name, what) in [
+        ("module", "the PKCS#11 library of the HSM, for example \"/usr/lib/softhsm/libsofthsm2.so\""),
+        ("pin_file", "a file with the PIN of the token's user"),
+    ] {
+        if !section.has(name) {
+            section.problem(name, format!("is missing: {what}"));
+        }
     }
-    require(
-        section,
-        &[
-            ("module", "the PKCS#11 library of the HSM, for example \"/usr/lib/softhsm/libsofthsm2.so\""),
-            ("token_label", "the label of the token, as `pkcs11-tool --list-slots` shows it"),
-            ("pin_file", "a file with the PIN of the token's user"),
-        ],
+    let token_label = section.required(
+        "token_label",
+        |node| {
+            let label = parse_string(node)?;
+            validate_text(&label, LONGEST_TOKEN_LABEL).map(|()| label.to_string())
+        },
+        "the label of the token, as `pkcs11-tool --list-slots` shows it",
     );
     Some(Pkcs11Config { module: module?, token_label: token_label?, pin_file: pin_file? })
 }
 
-fn parse_login(section: &Section<'_>, is_wanted: bool) -> Option<VaultLogin> {
+fn parse_login(section: &Section<'_>) -> Option<VaultLogin> {
     let method = section.choice("auth");
     let auth_mount = section.optional("auth_mount", |node| parse_path(&parse_string(node)?));
     let role = section.optional("role", |node| parse_name(&parse_string(node)?));
     let jwt_file = section.path("jwt_file");
     let token_file = section.path("token_file");
-    if !is_wanted {
-        return None;
-    }
     if section.has("token_file") == section.has("auth") {
         let message = "give exactly one of `token_file` and `auth`: how does tokenmint log in to the store?";
         section.problem("token_file", message);
@@ -140,10 +138,13 @@ fn parse_login(section: &Section<'_>, is_wanted: bool) -> Option<VaultLogin> {
         }
         return token_file.map(VaultLogin::TokenFile);
     }
-    require(
-        section,
-        &[("role", "the role to log in as"), ("jwt_file", "the file with the JWT to log in with")],
-    );
+    for (name, what) in
+        [("role", "the role to log in as"), ("jwt_file", "the file with the JWT to log in with")]
+    {
+        if !section.has(name) {
+            section.problem(name, format!("is missing: {what}"));
+        }
+    }
     let mount = match auth_mount {
         Some(mount) => mount,
         None => method?.to_owned(),
@@ -158,7 +159,16 @@ pub(super) fn parse_seal(
     defined: &DefinedNames,
 ) -> Option<SealConfig> {
     let store = parse_store_name(section, "sealed_by", defined);
-    let key = section.optional("seal_key", |node| parse_name(&parse_string(node)?));
+    let kind = store.as_ref().and_then(|name| stores.get(name)).map(|store| &store.kind);
+    let key = section.optional("seal_key", |node| {
+        let text = parse_string(node)?;
+        match kind {
+            Some(StoreKind::Vault(_) | StoreKind::Pkcs11(_)) => parse_name(&text),
+            Some(StoreKind::AwsKms(_)) => parse_kms_key(&text),
+            // A store with a problem was reported already.
+            None => Ok(text.to_string()),
+        }
+    });
     match (section.has("sealed_by"), section.has("seal_key")) {
         (false, false) => return None,
         (true, false) => {
@@ -230,13 +240,8 @@ pub(super) fn warn_unused_stores(
 ) {
     // A keyset with a problem may refer to a store all the same.
     let Some(section) = section.filter(|section| !section.diagnostics().has_problems()) else { return };
-    let is_used = |store: &Arc<StoreConfig>| {
-        let of_keyset = |keyset: &KeysetConfig| {
-            let sealing = keyset.seal.as_ref().map(|seal| &seal.store);
-            sealing.into_iter().chain(&keyset.signed_by).any(|used| used == store)
-        };
-        keysets.values().any(of_keyset)
-    };
+    let is_used =
+        |store: &Arc<StoreConfig>| keysets.values().flat_map(KeysetConfig::stores).any(|used| used == store);
     for (name, _) in stores.iter().filter(|(_, store)| !is_used(store)) {
         let message = "is used by no keyset: set `sealed_by` or `signed_by` of a keyset, or remove it";
         section.warn(WarningCode::UnusedStore, name.as_str(), message);

@@ -56,9 +56,9 @@ static KEYSET: TableSchema = TableSchema::new(
         ),
         key(
             "seal_key",
-            Text(super::stores::PATH_SEGMENT),
+            Text(super::stores::SEAL_KEY),
             Conditional("required with `sealed_by`"),
-            "The store's name for the key that seals.",
+            "The store's name for the key that seals. For `aws-kms`: its id, its ARN or `alias/NAME`.",
         ),
         key(
             "signed_by",

@@ -4,11 +4,13 @@ use super::Presence::{Absent, Conditional, Default, Derived, Required};
 use super::ValueKind::{Choice, Count, Text};
 use super::{HTTPS_ORIGIN, KeySchema, PATH, Rule, TableSchema, TextForm, key, table, text};
 
-pub(super) const PATH_SEGMENT: TextForm = text("name", "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$", 128);
+/// The names of all kinds of stores. The parser knows which kind it is, and accepts less.
+pub(super) const SEAL_KEY: TextForm = text("key of a store", "^[A-Za-z0-9_-][A-Za-z0-9._:/-]{0,255}$", 256);
+const PATH_SEGMENT: TextForm = text("name", "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$", 128);
 const MOUNT: TextForm =
     text("path", "^/*[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127})*/*$", 260);
+const REGION: TextForm = text("AWS region", "^[a-z][a-z0-9-]*-[a-z0-9-]*[0-9]$", 32);
 const LOGIN: &str = "with `kind = \"vault\"`, exactly one of `token_file` and `auth`";
-
 const PKCS11: &str = "required with `kind = \"pkcs11\"`";
 
 pub(super) static STORES: TableSchema =
@@ -22,10 +24,10 @@ static STORE: TableSchema = TableSchema::new(
     &[
         key(
             "kind",
-            Choice(&["vault", "pkcs11"]),
+            Choice(&["vault", "aws-kms", "pkcs11"]),
             Required,
-            "The kind of store: `vault` is the transit secrets engine of HashiCorp Vault or OpenBao, and `pkcs11` a token of a PKCS#11 module: \
-             an HSM or a TPM.",
+            "The kind of store: `vault` is the transit secrets engine of HashiCorp Vault or OpenBao, `aws-kms` is [AWS \
+             KMS](../operate/aws-kms.md), and `pkcs11` a token of a [PKCS#11](../operate/pkcs11.md) module: an HSM or a TPM.",
         ),
         key(
             "address",
@@ -50,6 +52,18 @@ static STORE: TableSchema = TableSchema::new(
             Text(PATH),
             Absent,
             "The certificate authorities that the connection trusts, in PEM. Without it, it trusts the host's.",
+        ),
+        key(
+            "region",
+            Text(REGION),
+            Conditional("required with `kind = \"aws-kms\"`"),
+            "The AWS region of the keys, for example `eu-central-1`.",
+        ),
+        key(
+            "endpoint",
+            Text(HTTPS_ORIGIN),
+            Derived("the address of KMS in `region`"),
+            "The address of KMS, without a path, for example of a VPC endpoint without private DNS.",
         ),
         key(
             "token_file",

@@ -2,7 +2,7 @@
 
 use crate::doctor::check_spec::EvidenceSource::{Doc, Field, Own, Rfc};
 use crate::doctor::check_spec::{CheckSpec, Requirement};
-use crate::doctor::checks::keys;
+use crate::doctor::checks::{keys, stores};
 
 pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
@@ -41,6 +41,30 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         run: keys::key_file_mode,
     },
     CheckSpec {
+        id: "stores",
+        title: "tokenmint is logged in to each store of keys",
+        symptom: "503 `temporarily_unavailable` for the tokens of some keysets",
+        question: "Does each store of `sealed_by` and `signed_by` answer, and until when does the login last?",
+        fix: "start or unseal the store, or renew tokenmint's token or policy there: docs/operate/runbooks.md, \"A store of keys is \
+              away\", has the cause of each reason",
+        source: Own,
+        online: false,
+        requires: Requirement::Stores,
+        run: stores::logins,
+    },
+    CheckSpec {
+        id: "remote-keys",
+        title: "The store signs with the keys of each keyset that has `signed_by`",
+        symptom: "503 `temporarily_unavailable` for the tokens of that keyset",
+        question: "Does the store have each `remote` key of keyset.toml, is it an RSA key, and does it sign?",
+        fix: "write in keyset.toml the name and the version that the store has (`remote`); allow tokenmint to read the public key and to sign: \
+              docs/operate/remote-signing.md has the policy",
+        source: Own,
+        online: false,
+        requires: Requirement::RemoteKeysets,
+        run: stores::remote_keys,
+    },
+    CheckSpec {
         id: "sealed-keys",
         title: "The store opens the sealed keys of each keyset",
         symptom: "503 `temporarily_unavailable` for every token after a start, and `/readyz` says `keys are sealed`",
@@ -50,7 +74,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
         source: Own,
         online: false,
         requires: Requirement::SealedKeysets,
-        run: keys::sealed_keys,
+        run: stores::sealed_keys,
     },
     CheckSpec {
         id: "signing-key",

@@ -589,27 +589,6 @@ pub(crate) fn separate_keys(input: &CheckInput<'_>) -> Observations {
         .collect()
 }
 
-pub(crate) fn sealed_keys(input: &CheckInput<'_>) -> Observations {
-    let (Some(ring), Some(config)) = (input.configured.ring, input.configured.config) else {
-        return Vec::new();
-    };
-    let sealed = config.keysets.values().filter_map(|keyset| Some((keyset, keyset.seal.as_ref()?)));
-    sealed
-        .filter_map(|(keyset, seal)| {
-            let about = format!("keysets.{}", keyset.name);
-            let store = &seal.store.name;
-            let loaded = ring.keysets.get(&keyset.name)?;
-            Some(match &loaded.unopened {
-                Some(unopened) => Observation::fail(
-                    about,
-                    format!("{}: {}", unopened.problem.source, unopened.problem.message),
-                ),
-                None => Observation::pass(about, format!("store `{store}` opens its sealed keys")),
-            })
-        })
-        .collect()
-}
-
 pub(crate) fn signing_key(input: &CheckInput<'_>) -> Observations {
     let Some(ring) = input.configured.ring else { return Vec::new() };
     ring.keysets
@@ -617,9 +596,10 @@ pub(crate) fn signing_key(input: &CheckInput<'_>) -> Observations {
         .map(|keyset| {
             let about = format!("keysets.{}", keyset.name);
             match keyset.signing_position(input.now).and_then(|at| keyset.keys.get(at)) {
-                _ if keyset.is_closed() => {
-                    Observation::skipped(about, "its keys aren't open (sealed-keys says why)")
-                }
+                _ if keyset.is_closed() => Observation::skipped(
+                    about,
+                    "its store gives it no key (sealed-keys or remote-keys says why)",
+                ),
                 Some(key) => Observation::pass(about, format!("`{}` signs", key.kid)),
                 None => Observation::fail(about, "no key signs now"),
             }

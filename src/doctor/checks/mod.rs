@@ -11,4 +11,5 @@ pub(super) mod online;
 pub(super) mod profiles;
 pub(super) mod published;
 pub(super) mod signatures;
+pub(super) mod stores;
 pub(super) mod tokens;

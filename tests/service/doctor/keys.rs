@@ -31,8 +31,8 @@ fn open_key() -> Given {
     given
 }
 
-/// A keyset whose store was sealed after its key.
-fn sealed_keyset() -> Given {
+/// A keyset whose store is in trouble after its key was sealed.
+fn sealed_keyset(trouble: Trouble) -> Given {
     let vault = FakeVault::start();
     let store = format!(
         "directory = \"keys/identity\"\nsealed_by = \"vault\"\nseal_key = \"{SEAL_KEY}\"\n\
@@ -42,7 +42,27 @@ fn sealed_keyset() -> Given {
     let given = Given::configured(&[("directory = \"keys/identity\"", &store)]);
     given.workspace.write_key("vault-token", TOKEN);
     given.workspace.run(&["keys", "seal", "Key1", "--keyset", "web"]).ok();
-    vault.has(Trouble::Sealed);
+    vault.has(trouble);
+    given
+}
+
+/// A keyset that signs with a store whose key is `remote`.
+fn remote_keyset(remote: &str, trouble: Trouble) -> Given {
+    let vault = FakeVault::start();
+    vault.add_version("key", &PAIRS[1].pem);
+    vault.add_version("another", &PAIRS[0].pem);
+    let store = format!(
+        "directory = \"keys/oauth\"\nsigned_by = \"vault\"\n\
+         [stores.vault]\nkind = \"vault\"\naddress = \"{}\"\ntoken_file = \"vault-token\"",
+        vault.address
+    );
+    let given = Given::configured(&[("directory = \"keys/oauth\"", &store)]);
+    given.workspace.write_key("vault-token", TOKEN);
+    fs::remove_file(given.workspace.path("keys/oauth/CrmKey1.key")).expect("a file");
+    let entry =
+        format!("[[key]]\nkid = \"CrmKey1\"\nsign_from = 2026-01-01T00:00:00Z\nremote = \"{remote}\"\n");
+    given.workspace.write("keys/oauth/keyset.toml", &entry);
+    vault.has(trouble);
     given
 }
 
@@ -184,7 +204,14 @@ faults! {
             let padding = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![4; 4_000]);
             params.custom_extensions.push(padding);
         })));
-    a_store_that_is_sealed: "sealed-keys", fail, "store `vault` doesn't answer: Vault is sealed", sealed_keyset();
+    a_store_that_is_sealed: "stores", fail, "doesn't answer: Vault is sealed", sealed_keyset(Trouble::Sealed);
+    a_store_that_may_not_open_the_key: "sealed-keys", fail, "store `vault` refuses tokenmint: permission denied",
+        sealed_keyset(Trouble::ForbidsDecrypt);
+    a_store_that_refuses_the_login: "stores", fail, "refuses tokenmint: permission denied",
+        remote_keyset("key:1", Trouble::Denied);
+    a_store_that_lacks_the_key: "remote-keys", fail, "store `vault` has no key `gone`", remote_keyset("gone:1", Trouble::None);
+    a_store_that_signs_with_another_key: "remote-keys", fail, "returned a signature that the public key doesn't verify",
+        remote_keyset("key:1", Trouble::OtherKey);
     a_keyset_in_which_no_key_signs_yet: "signing-key", fail, "no key signs now",
         {
             let given = Given::configured(&[]);

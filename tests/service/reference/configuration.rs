@@ -27,11 +27,31 @@ fn section(path: &str) -> String {
     path.replace("NAME", "n")
 }
 
-/// A configuration with one key. `rate` is there for `burst`, which needs it.
+/// A configuration with one key. `rate` is there for `burst`, which needs it, and `kind` for the keys of one kind of store.
 fn with_key(path: &str, key: &str, value: &str) -> (String, String) {
     let section = section(path);
-    let rate = if key == "burst" { "rate = 1\n" } else { "" };
-    (format!("[{section}]\n{rate}{key} = {value}\n"), format!("{section}.{key}"))
+    let needed = match (path, key) {
+        (_, "burst") => "rate = 1\n".to_owned(),
+        ("stores.NAME", key) if key != "kind" => format!("kind = \"{}\"\n", kind_of_store(key)),
+        _ => String::new(),
+    };
+    (format!("[{section}]\n{needed}{key} = {value}\n"), format!("{section}.{key}"))
+}
+
+/// The first kind of store that accepts the key.
+fn kind_of_store(key: &str) -> &'static str {
+    let tables = tables(&ROOT);
+    let table = tables.iter().find(|table| table.path == "stores.NAME").expect("a table");
+    let Some(ValueKind::Choice(kinds)) = table.schema.key("kind").map(|kind| &kind.kind) else {
+        panic!("`kind` is a choice")
+    };
+    let accepts = |kind: &str| {
+        let text = format!("[stores.n]\nkind = \"{kind}\"\n{key} = 1\n");
+        !problems_of(&text, &format!("stores.n.{key}"))
+            .iter()
+            .any(|message| message.starts_with("is for stores"))
+    };
+    kinds.iter().find(|kind| accepts(kind)).expect("a kind of store has the key")
 }
 
 /// Each key of `tokenmint.toml` that isn't a table, with the path of its table.

@@ -9,6 +9,7 @@
 # that names a stage: add --build-arg BINARY_FROM=build.
 
 #   docker build --target batch -t tokenmint:batch .   # with Intel's library for batch signing: docs/signing.md
+#   docker build --target pkcs11 -t tokenmint:pkcs11 . # can load PKCS#11 modules: docs/operate/pkcs11.md
 #
 # Any Rust image with a C compiler and musl. Its version must match `rust-version` in Cargo.toml.
 ARG BUILDER_IMAGE=rust:1.95-alpine
@@ -18,7 +19,7 @@ ARG RUNTIME_IMAGE=gcr.io/distroless/static-debian12:nonroot
 # `prebuilt` uses target/image/tokenmint instead of compiling: for a CI that has compiled already, and
 # for tests/image, which so tests the same final stage that ships.
 ARG BINARY_FROM=build
-# For the target `batch`, which loads a library. So it needs glibc, at least the builder's version, and OpenSSL's libcrypto.
+# For the targets `batch` and `pkcs11`, which load libraries. So they need glibc, at least the builder's version, and OpenSSL's libcrypto.
 ARG GLIBC_BUILDER_IMAGE=rust:1.95-bookworm
 ARG GLIBC_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
@@ -119,5 +120,11 @@ COPY --from=batch-files / /
 ENV TOKENMINT_SERVER__SIGNING__LIBRARY=/usr/local/lib/crypto_mb/libcrypto_mb.so.13
 # Intel's compiler runtime is under Intel's own licence: docs/signing.md.
 LABEL org.opencontainers.image.licenses="NOASSERTION"
+
+# The same image for PKCS#11. It has no module: copy the vendor's into an image of your own.
+FROM service AS pkcs11
+# hadolint ignore=DL3067
+COPY --from=glibc / /
+COPY --from=build-glibc --chmod=0555 /out/tokenmint /usr/local/bin/tokenmint
 
 FROM service

@@ -55,6 +55,7 @@ use crate::config::{
 };
 use crate::files::is_same_file;
 use crate::hash::sha256;
+use crate::stores::finalize_modules;
 
 pub use exit_codes::{COMMON_EXIT_CODES, EXIT_CODES};
 
@@ -389,6 +390,7 @@ pub fn run(
     };
     let loss = cli.command.output_loss();
     let done = cli.run(environment, clock_and_rng);
+    finalize_modules();
     let loss = if done.is_ok() { loss } else { OutputLoss::Text };
     if let (Err(error), Some(format)) = (&done, format)
         && !STDOUT_USED.load(Ordering::Relaxed)

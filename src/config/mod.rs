@@ -50,7 +50,7 @@ pub use path::UnverifiedPath;
 use section::Section;
 pub(crate) use source::{CONFIG_VARIABLE, CONFIGURATION, ValueOrigin, WarningCode};
 pub use source::{Environment, Problem};
-pub(crate) use stores::{SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
+pub(crate) use stores::{Pkcs11Config, SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
 use written::WrittenSettings;
 
 /// The configuration file that is read if none is named.

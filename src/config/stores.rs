@@ -21,6 +21,7 @@ pub(crate) struct StoreConfig {
 pub(crate) enum StoreKind {
     Vault(VaultConfig),
     AwsKms(AwsKmsConfig),
+    Pkcs11(Pkcs11Config),
 }
 
 impl StoreConfig {
@@ -29,6 +30,7 @@ impl StoreConfig {
         match &self.kind {
             StoreKind::Vault(vault) => matches!(vault.login, VaultLogin::Jwt { .. }),
             StoreKind::AwsKms(kms) => kms.credentials.needs_request(),
+            StoreKind::Pkcs11(_) => true,
         }
     }
 }
@@ -39,6 +41,7 @@ impl StoreKind {
         match self {
             Self::Vault(_) => "vault",
             Self::AwsKms(_) => "aws-kms",
+            Self::Pkcs11(_) => "pkcs11",
         }
     }
 }
@@ -66,6 +69,16 @@ pub(crate) enum VaultLogin {
         role: String,
         jwt_file: UnverifiedPath,
     },
+}
+
+/// A token of a PKCS#11 module: an HSM, a TPM, or SoftHSM.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Pkcs11Config {
+    /// The shared library of the vendor.
+    pub(crate) module: UnverifiedPath,
+    pub(crate) token_label: String,
+    /// The PIN of the token's user. It is read anew for each login.
+    pub(crate) pin_file: UnverifiedPath,
 }
 
 /// With what the keys of a keyset are sealed.

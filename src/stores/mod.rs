@@ -14,6 +14,10 @@ mod circuit_breaker;
 mod connection;
 mod error;
 mod http_api;
+#[cfg_attr(target_env = "musl", path = "pkcs11_static.rs")]
+mod pkcs11;
+#[cfg(not(target_env = "musl"))]
+mod pkcs11_module;
 mod remote_signer;
 mod sessions;
 mod store;
@@ -21,6 +25,7 @@ mod vault;
 
 pub(crate) use connection::StoreConnection;
 pub(crate) use error::StoreError;
+pub(crate) use pkcs11::finalize_modules;
 pub(crate) use remote_signer::{RemoteSigner, RemoteSigningError};
 pub(crate) use sessions::StoreSessions;
 pub(crate) use store::{DATA_KEY_LEN, DataKey, SealContext};

@@ -9,6 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::aws_kms::AwsKms;
 use super::error::StoreError;
+use super::pkcs11;
 use super::store::{DataKey, SealContext, Store};
 use super::vault::Vault;
 use crate::config::{Algorithm, Name, RemoteKeyName, SealConfig, StoreConfig, StoreKind};
@@ -196,6 +197,7 @@ pub(super) async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, Stor
     match &config.kind {
         StoreKind::Vault(vault) => Ok(Arc::new(Vault::log_in(vault).await?)),
         StoreKind::AwsKms(kms) => Ok(Arc::new(AwsKms::log_in(kms).await?)),
+        StoreKind::Pkcs11(token) => pkcs11::connect(token).await,
     }
 }
 

@@ -27,9 +27,9 @@ SERVE, SEAL = "tokenmint-serve", "tokenmint-seal"
 TOKEN_FILE = "vault-token"
 
 
-def block_of_the_page(language, words):
+def block_of_the_page(language, words, page=PAGE):
     """The only block of code in `language` that contains `words`."""
-    blocks = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     (block,) = (block for block in blocks if words in block)
     return block
 

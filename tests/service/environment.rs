@@ -309,6 +309,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("STORES__VAULT__AUTH_MOUNT", "k8s"),
     ("STORES__VAULT__ROLE", "tokenmint"),
     ("STORES__VAULT__JWT_FILE", "pod.token"),
+    ("STORES__HSM__MODULE", "libsofthsm2.so"),
+    ("STORES__HSM__TOKEN_LABEL", "tokenmint"),
+    ("STORES__HSM__PIN_FILE", "hsm.pin"),
     ("ISSUERS__CORP__ISSUER", "https://login.acme.example"),
     ("ISSUERS__CORP__AUDIENCE", "tokenmint"),
     ("ISSUERS__CORP__JWKS_URL", "https://login.acme.example/jwks"),
@@ -353,7 +356,9 @@ fn leftover_quotes_and_spaces_around_a_value_are_refused_by_setting() {
     // `burst` needs it.
     let text = text.replace("[callers.crm]\n", "[callers.crm]\nrate = 10\n");
     // `sealed_by` needs it.
-    let text = text + "[stores.vault]\nkind = \"vault\"\naddress = \"https://vault.internal:8200\"\n";
+    let text = text
+        + "[stores.vault]\nkind = \"vault\"\naddress = \"https://vault.internal:8200\"\n\
+        [stores.hsm]\nkind = \"pkcs11\"\n";
     // `subject_issuer` and `jwt_issuer` need it.
     let text = text.replace("[callers.web]\n", "[callers.web]\nsubject_token = \"off\"\n")
         + "[issuers.corp]\nissuer = \"https://login.acme.example\"\naudience = [\"tokenmint\"]\n\

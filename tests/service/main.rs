@@ -36,6 +36,7 @@ mod openapi;
 mod outages;
 mod pages;
 mod panics;
+mod pkcs11;
 mod policy;
 mod properties;
 mod publishing;

@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use super::super::section::Section;
 use super::super::source::{Environment, WarningCode};
-use super::super::stores::{SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
+use super::super::stores::{Pkcs11Config, SealConfig, StoreConfig, StoreKind, VaultConfig, VaultLogin};
 use super::super::values::parse_string;
-use super::super::{HttpsOrLoopbackUrl, KeysetConfig, Name, ProfileKind, ProfileName, RateLimit};
+use super::super::{
+    HttpsOrLoopbackUrl, KeysetConfig, Name, ProfileKind, ProfileName, RateLimit, validate_text,
+};
 use super::aws_kms::{parse_aws_kms, parse_kms_key};
 use super::{DefinedNames, saturating_u32};
 
 const LONGEST_NAME: usize = 128;
 const LONGEST_PATH: usize = 256;
+/// PKCS#11 gives a label 32 bytes.
+const LONGEST_TOKEN_LABEL: usize = 32;
 
 /// The stores, by name. A store that isn't valid is missing.
 pub(super) type Stores = BTreeMap<Name, Arc<StoreConfig>>;
@@ -25,7 +29,7 @@ pub(super) fn parse_store(
 ) -> Option<Arc<StoreConfig>> {
     let kind = section.choice("kind");
     if !section.has("kind") {
-        section.problem("kind", "is missing: \"vault\" for HashiCorp Vault or OpenBao, or \"aws-kms\"");
+        section.problem("kind", "is missing: \"vault\" for HashiCorp Vault or OpenBao, \"aws-kms\", or \"pkcs11\" for an HSM or a TPM");
     }
     for key in KEYS_OF_KINDS.iter().flat_map(|(_, keys)| *keys) {
         section.accept(key);
@@ -37,6 +41,7 @@ pub(super) fn parse_store(
     let kind = match kind {
         "vault" => StoreKind::Vault(parse_vault(section)?),
         "aws-kms" => StoreKind::AwsKms(parse_aws_kms(section, environment)?),
+        "pkcs11" => StoreKind::Pkcs11(parse_pkcs11(section)?),
         // The schema has no other kind.
         _ => return None,
     };
@@ -60,6 +65,7 @@ const KEYS_OF_KINDS: &[(&str, &[&str])] = &[
         &["address", "mount", "namespace", "ca_file", "token_file", "auth", "auth_mount", "role", "jwt_file"],
     ),
     ("aws-kms", &["region", "endpoint", "ca_file"]),
+    ("pkcs11", &["module", "token_label", "pin_file"]),
 ];
 
 /// Rejects the keys of other kinds of stores.
@@ -89,6 +95,28 @@ fn parse_vault(section: &Section<'_>) -> Option<VaultConfig> {
     let ca_file = section.path("ca_file");
     let login = parse_login(section);
     Some(VaultConfig { address: address?, mount, namespace, ca_file, login: login? })
+}
+
+fn parse_pkcs11(section: &Section<'_>) -> Option<Pkcs11Config> {
+    let module = section.path("module");
+    let pin_file = section.path("pin_file");
+    for (name, what) in [
+        ("module", "the PKCS#11 library of the HSM, for example \"/usr/lib/softhsm/libsofthsm2.so\""),
+        ("pin_file", "a file with the PIN of the token's user"),
+    ] {
+        if !section.has(name) {
+            section.problem(name, format!("is missing: {what}"));
+        }
+    }
+    let token_label = section.required(
+        "token_label",
+        |node| {
+            let label = parse_string(node)?;
+            validate_text(&label, LONGEST_TOKEN_LABEL).map(|()| label.to_string())
+        },
+        "the label of the token, as `pkcs11-tool --list-slots` shows it",
+    );
+    Some(Pkcs11Config { module: module?, token_label: token_label?, pin_file: pin_file? })
 }
 
 fn parse_login(section: &Section<'_>) -> Option<VaultLogin> {
@@ -135,7 +163,7 @@ pub(super) fn parse_seal(
     let key = section.optional("seal_key", |node| {
         let text = parse_string(node)?;
         match kind {
-            Some(StoreKind::Vault(_)) => parse_name(&text),
+            Some(StoreKind::Vault(_) | StoreKind::Pkcs11(_)) => parse_name(&text),
             Some(StoreKind::AwsKms(_)) => parse_kms_key(&text),
             // A store with a problem was reported already.
             None => Ok(text.to_string()),

@@ -11,6 +11,7 @@ const MOUNT: TextForm =
     text("path", "^/*[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,127})*/*$", 260);
 const REGION: TextForm = text("AWS region", "^[a-z][a-z0-9-]*-[a-z0-9-]*[0-9]$", 32);
 const LOGIN: &str = "with `kind = \"vault\"`, exactly one of `token_file` and `auth`";
+const PKCS11: &str = "required with `kind = \"pkcs11\"`";
 
 pub(super) static STORES: TableSchema =
     TableSchema::of_named("The stores that seal private keys, or sign.", &STORE_ENTRY);
@@ -23,10 +24,10 @@ static STORE: TableSchema = TableSchema::new(
     &[
         key(
             "kind",
-            Choice(&["vault", "aws-kms"]),
+            Choice(&["vault", "aws-kms", "pkcs11"]),
             Required,
             "The kind of store: `vault` is the transit secrets engine of HashiCorp Vault or OpenBao, `aws-kms` is [AWS \
-             KMS](../operate/aws-kms.md).",
+             KMS](../operate/aws-kms.md), and `pkcs11` a token of a [PKCS#11](../operate/pkcs11.md) module: an HSM or a TPM.",
         ),
         key(
             "address",
@@ -89,6 +90,26 @@ static STORE: TableSchema = TableSchema::new(
             Text(PATH),
             Conditional("required with `auth`"),
             "The file with the JWT, for example the token of the pod's service account. The service reads it anew for each login.",
+        ),
+        key(
+            "module",
+            Text(PATH),
+            Conditional(PKCS11),
+            "The PKCS#11 library of the HSM. The service loads it, so it needs a build for glibc: see \
+             [PKCS#11](../operate/pkcs11.md).",
+        ),
+        key(
+            "token_label",
+            Text(super::plain(32)),
+            Conditional(PKCS11),
+            "The label of the token, as `pkcs11-tool --list-slots` shows it.",
+        ),
+        key(
+            "pin_file",
+            Text(PATH),
+            Conditional(PKCS11),
+            "A file with the PIN of the token's user. The service reads it anew for each login. It tries a PIN that the token refused again \
+             only after a change of the file or a restart.",
         ),
         key(
             "max_signatures_per_second",

@@ -226,6 +226,7 @@ site:
 ## Measure tokenmint beside its alternatives; BENCH_QUICK=1 takes three minutes.
 bench:
 	tests/batch/setup
+	tests/interop/setup
 	benches/setup
 	CARGO=$(CARGO) $(TOKENMINT_TOOLS)/bench/venv/bin/python -B benches/harness
 

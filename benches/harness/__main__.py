@@ -14,6 +14,7 @@ import tempfile
 import time
 
 import build
+import custody
 import jwts
 import measures
 import report
@@ -50,6 +51,7 @@ def main():
         grown = measures.growth(bench, say)
         cache = measures.cache_growth(bench, say)
         others = jwts.measure(bench, say)
+        stores = custody.measure(bench, say)
 
     targets = report.Targets()
     sections = [
@@ -58,6 +60,7 @@ def main():
         report.kept(from_memory, targets),
         report.growth(*grown, cache, targets),
         jwts.section(others, targets, report.table, report.spread),
+        custody.section(stores, targets, report.table, report.spread),
     ]
     report.small(started, binary.stat().st_size / 1e6, minted, targets)
     command = " ".join([*(f"{name}={value}" for name, value in settings.items()), "make bench"])

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
-use prometheus::IntGauge;
 use tokio::time::Instant;
 
 use super::error::StoreError;
 use super::sessions::{connect, record_request};
-use super::store::{BoxFuture, Store};
+use super::store::{BoxFuture, SessionLifetime, Store};
 use crate::config::StoreConfig;
 use crate::metrics::Metrics;
 use crate::signing_queue::{Acquired, Permit, SigningQueue};
@@ -28,11 +27,50 @@ const LOGIN_PAUSE: Duration = Duration::from_secs(5);
 type Connecting = Shared<BoxFuture<'static, Result<Arc<dyn Store>, StoreError>>>;
 
 /// A session, or the login that makes it.
-pub(super) struct Session {
+struct Session {
     connecting: Connecting,
     began: Duration,
-    /// The session that this one replaces, until it ends.
-    previous: Option<(Arc<dyn Store>, Duration)>,
+    /// The session that this one replaces.
+    previous: Option<UsableSession>,
+}
+
+/// A session, and when it ends.
+#[derive(Clone)]
+struct UsableSession {
+    store: Arc<dyn Store>,
+    ends_at: Duration,
+}
+
+impl Session {
+    /// Whether it needn't be replaced yet, at `now`. `refused` is the session that the store refused, if it refused one.
+    fn serves(&self, now: Duration, refused: Option<&Arc<dyn Store>>) -> bool {
+        match self.connecting.peek() {
+            None => true,
+            Some(Ok(store)) => {
+                let is_due = |lifetime: SessionLifetime| now >= self.began + lifetime.renew_after;
+                !is_same(store, refused) && !store.lifetime().is_some_and(is_due)
+            }
+            Some(Err(_)) => {
+                now < self.began + LOGIN_PAUSE && self.usable_until_its_end(now, refused).is_some()
+            }
+        }
+    }
+
+    /// The session that serves while another login hasn't succeeded.
+    fn usable_until_its_end(&self, now: Duration, refused: Option<&Arc<dyn Store>>) -> Option<UsableSession> {
+        let session = match self.connecting.peek()? {
+            Ok(store) => {
+                let ends_at = self.began + store.lifetime()?.ends_after;
+                UsableSession { store: store.clone(), ends_at }
+            }
+            Err(_) => self.previous.clone()?,
+        };
+        (now < session.ends_at && !is_same(&session.store, refused)).then_some(session)
+    }
+}
+
+fn is_same(store: &Arc<dyn Store>, refused: Option<&Arc<dyn Store>>) -> bool {
+    refused.is_some_and(|refused| Arc::ptr_eq(refused, store))
 }
 
 /// A store, as the requests of a running service use it.
@@ -53,7 +91,7 @@ impl StoreConnection {
         // No more can be signed while they wait.
         let capacity = usize::try_from(config.signature_rate.requests).unwrap_or(usize::MAX);
         let depth = metrics.store_queue_depth.with_label_values(&[config.name.as_str()]);
-        let queue = Self::queue(config.concurrent_signatures, capacity, depth);
+        let queue = SigningQueue::new(config.concurrent_signatures, capacity, QUEUE_TIMEOUT, depth);
         Self {
             config,
             metrics,
@@ -62,10 +100,6 @@ impl StoreConnection {
             bucket: TokenBucket::default(),
             session: Mutex::new(None),
         }
-    }
-
-    fn queue(concurrency: usize, capacity: usize, depth: IntGauge) -> Arc<SigningQueue<(), ()>> {
-        SigningQueue::new(concurrency, capacity, QUEUE_TIMEOUT, depth)
     }
 
     pub(crate) const fn config(&self) -> &Arc<StoreConfig> {
@@ -105,10 +139,9 @@ impl StoreConnection {
         let session = self.current(refused);
         match session.connecting.clone().await {
             Ok(store) => Ok(store),
-            Err(error) => match &session.previous {
-                Some((store, ends_at)) if self.now() < *ends_at => Ok(store.clone()),
-                _ => Err(error),
-            },
+            Err(error) => {
+                session.usable_until_its_end(self.now(), refused).map(|session| session.store).ok_or(error)
+            }
         }
     }
 
@@ -116,43 +149,20 @@ impl StoreConnection {
     fn current(&self, refused: Option<&Arc<dyn Store>>) -> Arc<Session> {
         let now = self.now();
         let mut current = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut previous = None;
-        if let Some(session) = &*current {
-            match session.connecting.peek() {
-                None => return session.clone(),
-                Some(Ok(store)) => {
-                    let is_refused = refused.is_some_and(|refused| Arc::ptr_eq(refused, store));
-                    let Some(lifetime) = store.lifetime().filter(|_| !is_refused) else {
-                        if is_refused {
-                            return self.begin(&mut current, None, now);
-                        }
-                        return session.clone();
-                    };
-                    if now < session.began + lifetime.renew_after {
-                        return session.clone();
-                    }
-                    previous = Some((store.clone(), session.began + lifetime.ends_after));
-                }
-                Some(Err(_)) => {
-                    previous.clone_from(&session.previous);
-                    if previous.is_some() && now < session.began + LOGIN_PAUSE {
-                        return session.clone();
-                    }
-                }
+        match &*current {
+            Some(session) if session.serves(now, refused) => session.clone(),
+            replaced => {
+                let previous =
+                    replaced.as_ref().and_then(|session| session.usable_until_its_end(now, refused));
+                let session = Arc::new(self.begin(previous, now));
+                *current = Some(session.clone());
+                session
             }
         }
-        let previous = previous.filter(|(store, ends_at)| {
-            now < *ends_at && refused.is_none_or(|refused| !Arc::ptr_eq(refused, store))
-        });
-        self.begin(&mut current, previous, now)
     }
 
-    fn begin(
-        &self,
-        current: &mut Option<Arc<Session>>,
-        previous: Option<(Arc<dyn Store>, Duration)>,
-        now: Duration,
-    ) -> Arc<Session> {
+    /// Begins to log in.
+    fn begin(&self, previous: Option<UsableSession>, now: Duration) -> Session {
         let (config, metrics) = (self.config.clone(), self.metrics.clone());
         let connecting: BoxFuture<'static, _> = Box::pin(async move {
             let begin = Instant::now();
@@ -162,9 +172,7 @@ impl StoreConnection {
             }
             connected
         });
-        let session = Arc::new(Session { connecting: connecting.shared(), began: now, previous });
-        *current = Some(session.clone());
-        session
+        Session { connecting: connecting.shared(), began: now, previous }
     }
 
     /// Records a signature that took that long, and ended with `error` or well.

@@ -65,6 +65,8 @@ pub enum Trouble {
     NoSignature,
     /// It refuses the token that it gave until somebody logs in again.
     Revoked,
+    /// It refuses logins alone.
+    RefusesLogin,
 }
 
 struct Fake {
@@ -235,7 +237,8 @@ async fn trouble(fake: &Mutex<Fake>) -> Option<Response> {
         | Trouble::OtherVersion
         | Trouble::CutSignature
         | Trouble::NoSignature
-        | Trouble::Revoked => {
+        | Trouble::Revoked
+        | Trouble::RefusesLogin => {
             return None;
         }
         Trouble::Sealed => refused(503, "Vault is sealed"),
@@ -448,7 +451,8 @@ async fn login(
     }
     assert!(!headers.contains_key("X-Vault-Token"));
     let [role, jwt] = members(&body, ["role", "jwt"]);
-    if mount != "kubernetes" || role != ROLE || jwt != JWT {
+    let is_refused = lock(&fake).trouble == Trouble::RefusesLogin;
+    if is_refused || mount != "kubernetes" || role != ROLE || jwt != JWT {
         return refused(400, "error validating token: invalid role or JWT");
     }
     let mut fake = lock(&fake);

@@ -30,7 +30,7 @@ pub(super) async fn readyz(State(state): State<SharedState>) -> Response {
     }
     let body = match state.snapshot.load().ring.closed_reason() {
         _ if state.draining.load(Ordering::Acquire) => json!({"status": "draining"}),
-        Some(reason) => json!({"status": "keys are sealed", "reason": reason}),
+        Some(reason) => json!({"status": "keys are unavailable", "reason": reason}),
         None => json!({"status": "no key signs yet"}),
     };
     let retry = [(RETRY_AFTER, HeaderValue::from_static("1"))];

@@ -321,7 +321,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The connection to a store: that of the previous ring, if its settings are the same.
+    /// The connection to a store: the one of the previous ring, if its settings are the same.
     fn connection(&mut self, store: &Arc<StoreConfig>) -> Arc<StoreConnection> {
         let known = self.connections.get(&store.name).filter(|known| known.config() == store);
         known.cloned().unwrap_or_else(|| {

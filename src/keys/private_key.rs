@@ -1,6 +1,6 @@
 //! One RSA private key, checked and ready to sign.
 //!
-//! - It exists only if it passed [`key_strength`] and has made signatures that verify. Those also warm it up: the first signature of a
+//! - It exists only if it passed the [strength checks](super::key_strength) and has made signatures that verify. Those also warm it up: the first signature of a
 //!   parsed key takes twice as long.
 //! - The parsed aws-lc key pair is kept. `jsonwebtoken::encode` would parse the key for each signature (2.5
 //!   times the work). Signing with the crate `rsa` is vulnerable to RUSTSEC-2023-0071; here `rsa` only reads, checks and

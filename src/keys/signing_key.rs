@@ -1,4 +1,4 @@
-//! What signs for a key id: a private key in this process, or a key of a store.
+//! The signer of a key id: a private key in this process, or a key of a store.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::clock::UnixTime;
 use crate::config::{Algorithm, KeyId, RemoteKeyName, StoreConfig};
 use crate::stores::{RemoteSigner, RemoteSigningError, StoreConnection, StoreError, StoreSessions};
 
-/// What signs for a key id.
+/// The signer of a key id.
 #[derive(Clone)]
 pub enum SigningKey {
     Private(Arc<PrivateKey>),

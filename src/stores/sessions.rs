@@ -28,7 +28,7 @@ pub(crate) struct StoreSessions<'a> {
     began: Option<Instant>,
     /// The login to each store that was used.
     sessions: BTreeMap<Name, Result<Arc<dyn Store>, StoreError>>,
-    /// The stores that didn't answer. They aren't asked again.
+    /// The stores that aren't asked again.
     unavailable: BTreeMap<Name, StoreError>,
 }
 
@@ -125,7 +125,7 @@ impl<'a> StoreSessions<'a> {
         self.call(config, "lookup", |store| async move { store.remaining().await })
     }
 
-    /// Sends a request to the store, and remembers if it didn't answer.
+    /// Sends a request to the store. One that didn't answer, or that asks for fewer requests, isn't asked again.
     fn call<T, F>(
         &mut self,
         config: &StoreConfig,
@@ -138,7 +138,7 @@ impl<'a> StoreSessions<'a> {
         let metrics = self.metrics;
         let (runtime, store) = self.store(config)?;
         let result = measured(metrics, config, operation, || runtime.block_on(request(store)));
-        if let Err(error @ StoreError::Unavailable(_)) = &result {
+        if let Err(error @ (StoreError::Unavailable(_) | StoreError::Throttled(_))) = &result {
             self.unavailable.insert(config.name.clone(), error.clone());
         }
         result

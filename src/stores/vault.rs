@@ -48,7 +48,7 @@ enum Answer {
     Failure(StatusCode, Option<String>),
 }
 
-/// What a store said, or else its status.
+/// The errors that a store lists, or else its status.
 fn said(status: StatusCode, errors: Option<String>) -> String {
     errors.unwrap_or_else(|| format!("status {}", status.as_u16()))
 }

@@ -309,6 +309,18 @@ ROWS = [
      rust("sealed_keys::a_sealed_key_opens_under_its_own_name_and_unchanged_only", "sealed_keys::a_sealed_key_of_another_keyset_is_refused_by_name")),
     (124, "a key that can't be sealed", "nothing is written, nothing is removed",
      rust("sealed_keys::a_key_that_can_not_be_sealed_is_not_written", "sealed_keys::a_running_service_takes_over_the_sealed_key_before_the_plain_one_is_removed")),
+    (125, "a store that signs is away, sealed, slow, throttled, or broken, in the middle", "503 with Retry-After for its tokens; all else works; recovers in 30 s without a restart",
+     rust("remote_keys::each_trouble_of_the_store_costs_its_own_tokens_alone_and_ends_by_itself", "remote_keys::an_outage_of_the_store_is_no_storm_of_requests_and_no_flood_of_errors")),
+    (126, "it answers with another key's signature, another version's, a cut one, or garbage", "no bad signature leaves",
+     rust("remote_keys::each_trouble_of_the_store_costs_its_own_tokens_alone_and_ends_by_itself", "remote_keys::each_mistake_in_a_remote_key_is_named")),
+    (127, "it is away at the start, or at a reload", "the keyset is closed until it answers; the keys in memory stay",
+     rust("remote_keys::a_store_that_is_away_at_the_start_closes_the_keyset_until_it_answers", "remote_keys::a_store_that_is_away_at_a_reload_costs_no_key_in_memory")),
+    (128, "its login is revoked, or ends", "logs in again, without a failed request",
+     rust("remote_keys::a_revoked_or_ageing_login_is_replaced_without_a_failed_request")),
+    (129, "more signatures are wanted than its quota allows", "the limits hold; 503 with Retry-After beyond them",
+     rust("remote_keys::more_signatures_than_the_limits_allow_wait_and_are_then_refused")),
+    (130, "its key is rotated, or deleted", "a rotation changes nothing; a deleted key is named, and costs the others nothing",
+     rust("remote_keys::a_rotation_in_the_store_changes_nothing_by_itself", "remote_keys::a_key_that_is_deleted_in_the_store_is_named")),
 ]
 
 CASES = [Case(number, fault, right, shown_by) for number, fault, right, *shown_by in ROWS]

@@ -142,7 +142,7 @@ def closed_because(service):
     """The reason why the service isn't ready."""
     answer = requests.get(f"{service.url}/readyz", timeout=10)
     assert answer.status_code == 503, answer.text
-    assert answer.json()["status"] == "keys are sealed"
+    assert answer.json()["status"] == "keys are unavailable"
     return answer.json()["reason"]
 
 
@@ -516,7 +516,7 @@ class TestFaults:
             bao.request("POST", f"transit/decrypt/{SEAL_KEY}", ciphertext="uses the quota up")
             service = serve(workspace, "/livez")
             reason = closed_because(service)
-            assert reason.startswith(prefix("doesn't answer: request path")) and "quota exceeded" in reason
+            assert reason.startswith(prefix("asks for fewer requests: request path")) and "quota exceeded" in reason
         finally:
             bao.no_quota("tests")
         becomes_ready(service)

@@ -190,7 +190,7 @@ async fn a_store_that_is_away_at_the_start_is_asked_again_until_it_answers() {
     ));
     let service = workspace.serve().await;
     let answer = service.get("/readyz").await;
-    assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (503, &json!("keys are sealed")));
+    assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (503, &json!("keys are unavailable")));
     let reason = answer.json()["reason"].as_str().expect("a reason").to_owned();
     assert!(reason.contains("store `vault` doesn't answer: Connection refused"), "{reason}");
     assert!(service.get("/livez").await.status.is_success());

@@ -67,7 +67,7 @@ pub(super) const CHECKS: &[CheckSpec] = &[
     CheckSpec {
         id: "sealed-keys",
         title: "The store opens the sealed keys of each keyset",
-        symptom: "503 `temporarily_unavailable` for every token after a start, and `/readyz` says `keys are sealed`",
+        symptom: "503 `temporarily_unavailable` for every token after a start, and `/readyz` says `keys are unavailable`",
         question: "Does the store of `sealed_by` answer, and does it open each KID.key.sealed?",
         fix: "unseal or start the store, or renew tokenmint's token or policy there: docs/operate/runbooks.md, \"A store of keys is \
               away\", has the cause of each reason",

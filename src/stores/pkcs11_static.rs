@@ -11,6 +11,7 @@ pub(crate) const fn finalize_modules() {}
 
 /// # Errors
 /// Always.
+#[allow(clippy::unused_async, reason = "the one that can load a module is asynchronous")]
 pub(super) async fn connect(
     Pkcs11Config { module, .. }: &Pkcs11Config,
 ) -> Result<Arc<dyn Store>, StoreError> {

@@ -141,7 +141,7 @@ def assert_mints(service):
 
 def closed_because(service):
     answer = requests.get(f"{service.url}/readyz", timeout=10)
-    assert (answer.status_code, answer.json()["status"]) == (503, "keys are sealed"), answer.text
+    assert (answer.status_code, answer.json()["status"]) == (503, "keys are unavailable"), answer.text
     return answer.json()["reason"]
 
 

@@ -323,7 +323,12 @@ fn mistakes_in_the_configuration_of_kms_are_named() {
     let mut workspace = Workspace::bare();
     let right = sealed_configuration("https://kms.internal", &arn(SEAL_KEY));
     for (before, after, field, message) in [
-        ("kind = \"aws-kms\"", "kind = \"kms\"", "stores.kms.kind", "must be \"vault\" or \"aws-kms\""),
+        (
+            "kind = \"aws-kms\"",
+            "kind = \"kms\"",
+            "stores.kms.kind",
+            "must be \"vault\", \"aws-kms\" or \"pkcs11\"",
+        ),
         ("region = ", "# ", "stores.kms.region", "is missing: the AWS region of the keys"),
         (REGION, "eu central", "stores.kms.region", "must be an AWS region"),
         ("https://kms.internal", "http://kms.internal", "stores.kms.endpoint", "must begin with https://"),

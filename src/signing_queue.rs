@@ -1,7 +1,7 @@
-//! A bounded FIFO queue in front of a fixed number of CPU permits. When it is full, it rejects jobs at once
+//! A bounded FIFO queue in front of a fixed number of permits: of the cores, or of the requests to a store. When it is full, it rejects jobs at once
 //! (backpressure).
 //!
-//! - A [`Permit`] is the right to keep one core busy. Dropping a permit hands it to the oldest waiter, or returns it to
+//! - A [`Permit`] is the right to sign. Dropping a permit hands it to the oldest waiter, or returns it to
 //!   the queue when nobody waits. So a permit is only free while the queue is empty.
 //! - Expired waiters are rejected when they reach the front, so no timer is needed. The front waiter is always the
 //!   oldest, so the rejection comes at most one signature or batch late. A waiter that a batch takes is signed however
@@ -173,7 +173,7 @@ struct PoppedWaiters<J, R> {
     next: Option<Waiter<J, R>>,
 }
 
-/// The right to keep one core busy. Dropping it hands it to the oldest waiter.
+/// The right to sign. Dropping it hands it to the oldest waiter.
 pub(crate) struct Permit<J, R> {
     queue: Arc<SigningQueue<J, R>>,
 }

@@ -193,7 +193,7 @@ impl CliError {
 
 impl CliError {
     /// Returns the reason in one line.
-    fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         match self {
             Self::ProblemsFound => "problems were found".to_owned(),
             Self::Failed(reason) | Self::Usage(reason) => reason.clone(),

@@ -111,8 +111,8 @@ struct Loader<'a> {
     retired: BTreeMap<ModulusHash, KeyId>,
     sessions: StoreSessions<'a>,
     metrics: &'a Arc<Metrics>,
-    /// The connections to stores that sign, by name.
-    connections: BTreeMap<Name, Arc<StoreConnection>>,
+    /// The connections to stores that sign.
+    connections: Vec<Arc<StoreConnection>>,
     /// The key of the keyset that is being loaded that its store couldn't open or use.
     unopened: Option<UnopenedKey>,
     problems: Vec<Problem>,
@@ -150,7 +150,7 @@ impl<'a> Loader<'a> {
             SigningKey::Remote(key) => Some(key.connection().clone()),
             SigningKey::Private(_) => None,
         });
-        let connections = remote.map(|connection| (connection.config().name.clone(), connection)).collect();
+        let connections = remote.collect();
         Self {
             now,
             opened,
@@ -308,11 +308,18 @@ impl<'a> Loader<'a> {
         let source =
             PartsHasher::of([store.name.as_str(), &remote.to_string(), kid.as_str()].map(str::as_bytes));
         let is_current = |signing: &SigningKey| matches!(signing, SigningKey::Remote(key) if key.is_current(&connection, self.now));
-        if let Some(known) = self.opened_key(source).filter(|known| is_current(&known.signing)) {
-            return Some(known);
+        let known = self.opened_key(source);
+        if known.as_ref().is_some_and(|known| is_current(&known.signing)) {
+            return known;
         }
         match RemoteKey::load(kid, &connection, remote, self.now, &mut self.sessions) {
-            Ok(key) => Some(LoadedKey::new(SigningKey::Remote(Arc::new(key)), source)),
+            Ok(key) => {
+                let signing = SigningKey::Remote(Arc::new(key));
+                Some(match known {
+                    Some(known) => LoadedKey { signing, ..known },
+                    None => LoadedKey::new(signing, source),
+                })
+            }
             Err(error) => {
                 let message = format!("can't sign with `{remote}` for `{kid}`: {error}");
                 self.record_unopened(field, origin, keyset, message, error.store_is_transient());
@@ -323,12 +330,12 @@ impl<'a> Loader<'a> {
 
     /// The connection to a store: the one of the previous ring, if its settings are the same.
     fn connection(&mut self, store: &Arc<StoreConfig>) -> Arc<StoreConnection> {
-        let known = self.connections.get(&store.name).filter(|known| known.config() == store);
-        known.cloned().unwrap_or_else(|| {
-            let new = Arc::new(StoreConnection::new(store.clone(), self.metrics.clone()));
-            self.connections.insert(store.name.clone(), new.clone());
-            new
-        })
+        if let Some(known) = self.connections.iter().find(|known| known.config() == store) {
+            return known.clone();
+        }
+        let new = Arc::new(StoreConnection::new(store.clone(), self.metrics.clone()));
+        self.connections.push(new.clone());
+        new
     }
 
     /// Records a key that its store can't open or use: the keyset is then loaded without it. It is a problem of the configuration if the
@@ -345,7 +352,8 @@ impl<'a> Loader<'a> {
             self.problems.push(Problem::new(field, origin, message));
             return;
         };
-        if self.unopened.is_none() {
+        // A key that nobody can open later counts more.
+        if self.unopened.as_ref().is_none_or(|unopened| unopened.is_transient && !is_transient) {
             let problem = Problem::warning(WarningCode::StoreUnavailable, field, origin, message);
             self.warnings.push(problem.clone());
             self.unopened = Some(UnopenedKey { problem, is_transient, opened: Vec::new() });

@@ -75,5 +75,5 @@ pub use schedule::{
 pub use schedule_document::ScheduleDocument;
 pub(crate) use sealed_key::{SEALED_EXTENSION, SealedKey};
 pub use signing_key::SigningKey;
-pub(crate) use signing_key::{RemoteKey, RemoteKeyError, remote_certificate, remote_public_key};
+pub(crate) use signing_key::{RemoteKey, remote_certificate, remote_public_key};
 pub use timeline::{KeyState, KeyValidity, RotationRules};

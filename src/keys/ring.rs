@@ -165,7 +165,7 @@ impl KeyRing {
         self.keys().for_each(|(_, key)| key.prepare(now));
     }
 
-    /// The sealed keys that a store couldn't open.
+    /// The keys that a store couldn't open or use.
     pub(crate) fn unopened_keys(&self) -> impl Iterator<Item = &UnopenedKey> {
         self.keysets.values().filter_map(|keyset| keyset.unopened.as_ref())
     }

@@ -1,19 +1,21 @@
 //! [`StoreConnection`]: the session of a running service with one store, and the limits of what it asks for.
 //!
-//! - The first signature logs in. At half of the life of its token, the session is replaced by another; while no login succeeds, the old
-//!   one serves until its end. A session that the store refuses is replaced once per request.
-//! - Callers that need a session at the same time share one login. A caller that goes away doesn't end it for the others.
+//! - The first signature logs in. From half of the life of its token on, the session is renewed in the background, and serves until its
+//!   end. A session that the store refuses is replaced.
+//! - Requests that need a session at the same time share one login. It is a task of its own, so it goes on if they all go away.
+//! - The token of a replaced session is given up once no request uses it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::Shared;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::error::StoreError;
 use super::sessions::{connect, record_request};
-use super::store::{BoxFuture, SessionLifetime, Store};
+use super::store::{BoxFuture, Store};
 use crate::config::StoreConfig;
 use crate::metrics::Metrics;
 use crate::signing_queue::{Acquired, Permit, SigningQueue};
@@ -21,57 +23,12 @@ use crate::token_bucket::TokenBucket;
 
 /// How long a signature may wait for its turn.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long after a failed login another is tried, while the old session still serves.
-const LOGIN_PAUSE: Duration = Duration::from_secs(5);
+/// How long after a failed renewal another is tried.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+/// When the token of a replaced session is given up: longer than any request takes.
+const LOG_OUT_DELAY: Duration = Duration::from_secs(10);
 
-type Connecting = Shared<BoxFuture<'static, Result<Arc<dyn Store>, StoreError>>>;
-
-/// A session, or the login that makes it.
-struct Session {
-    connecting: Connecting,
-    began: Duration,
-    /// The session that this one replaces.
-    previous: Option<UsableSession>,
-}
-
-/// A session, and when it ends.
-#[derive(Clone)]
-struct UsableSession {
-    store: Arc<dyn Store>,
-    ends_at: Duration,
-}
-
-impl Session {
-    /// Whether it needn't be replaced yet, at `now`. `refused` is the session that the store refused, if it refused one.
-    fn serves(&self, now: Duration, refused: Option<&Arc<dyn Store>>) -> bool {
-        match self.connecting.peek() {
-            None => true,
-            Some(Ok(store)) => {
-                let is_due = |lifetime: SessionLifetime| now >= self.began + lifetime.renew_after;
-                !is_same(store, refused) && !store.lifetime().is_some_and(is_due)
-            }
-            Some(Err(_)) => {
-                now < self.began + LOGIN_PAUSE && self.usable_until_its_end(now, refused).is_some()
-            }
-        }
-    }
-
-    /// The session that serves while another login hasn't succeeded.
-    fn usable_until_its_end(&self, now: Duration, refused: Option<&Arc<dyn Store>>) -> Option<UsableSession> {
-        let session = match self.connecting.peek()? {
-            Ok(store) => {
-                let ends_at = self.began + store.lifetime()?.ends_after;
-                UsableSession { store: store.clone(), ends_at }
-            }
-            Err(_) => self.previous.clone()?,
-        };
-        (now < session.ends_at && !is_same(&session.store, refused)).then_some(session)
-    }
-}
-
-fn is_same(store: &Arc<dyn Store>, refused: Option<&Arc<dyn Store>>) -> bool {
-    refused.is_some_and(|refused| Arc::ptr_eq(refused, store))
-}
+type Login = Shared<BoxFuture<'static, Result<Arc<dyn Store>, StoreError>>>;
 
 /// A store, as the requests of a running service use it.
 pub(crate) struct StoreConnection {
@@ -80,7 +37,24 @@ pub(crate) struct StoreConnection {
     started: Instant,
     queue: Arc<SigningQueue<(), ()>>,
     bucket: TokenBucket,
-    session: Mutex<Option<Arc<Session>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    session: Option<Session>,
+    /// The login that is under way or has just ended, and when it began.
+    login: Option<(Login, Duration)>,
+    /// No renewal begins before.
+    next_renewal: Duration,
+}
+
+/// A session that serves.
+struct Session {
+    store: Arc<dyn Store>,
+    /// `None` if it doesn't end by itself.
+    renew_at: Option<Duration>,
+    ends_at: Option<Duration>,
 }
 
 /// The limits of the store don't allow a signature in time.
@@ -98,7 +72,7 @@ impl StoreConnection {
             started: Instant::now(),
             queue,
             bucket: TokenBucket::default(),
-            session: Mutex::new(None),
+            state: Mutex::default(),
         }
     }
 
@@ -113,14 +87,17 @@ impl StoreConnection {
 
     /// Waits until the limits allow another request. The permit ends with it.
     pub(super) async fn acquire(&self) -> Result<Permit<(), ()>, LimitExceeded> {
-        let deadline = self.now() + QUEUE_TIMEOUT;
-        let Ok(Acquired::Permit(permit, ())) = self.queue.acquire(()).await else {
+        let deadline = Instant::now() + QUEUE_TIMEOUT;
+        // The queue itself notices only with the next free permit that a wait was too long.
+        let Ok(Ok(Acquired::Permit(permit, ()))) =
+            tokio::time::timeout_at(deadline, self.queue.acquire(())).await
+        else {
             return Err(LimitExceeded);
         };
         loop {
             match self.bucket.try_acquire(self.config.signature_rate, self.now()) {
                 Ok(()) => return Ok(permit),
-                Err(wait) if self.now() + wait > deadline => return Err(LimitExceeded),
+                Err(wait) if Instant::now() + wait > deadline => return Err(LimitExceeded),
                 Err(wait) => tokio::time::sleep(wait).await,
             }
         }
@@ -131,52 +108,99 @@ impl StoreConnection {
         self.bucket.try_acquire(self.config.signature_rate, self.now()).is_ok()
     }
 
-    /// Returns a session, by a login if there is none or the store refused `refused`.
-    pub(super) async fn session(
-        &self,
-        refused: Option<&Arc<dyn Store>>,
-    ) -> Result<Arc<dyn Store>, StoreError> {
-        let session = self.current(refused);
-        match session.connecting.clone().await {
-            Ok(store) => Ok(store),
-            Err(error) => {
-                session.usable_until_its_end(self.now(), refused).map(|session| session.store).ok_or(error)
+    /// Returns the session, by a login if there is none.
+    pub(super) async fn session(&self) -> Result<Arc<dyn Store>, StoreError> {
+        let login = {
+            let now = self.now();
+            let mut state = self.state();
+            state.take_over_login(now);
+            match &state.session {
+                Some(session) => {
+                    let store = session.store.clone();
+                    let is_due = session.renew_at.is_some_and(|renew_at| now >= renew_at);
+                    if is_due && now >= state.next_renewal {
+                        drop(self.log_in(&mut state, now));
+                    }
+                    return Ok(store);
+                }
+                None => self.log_in(&mut state, now),
             }
+        };
+        login.await
+    }
+
+    /// Ends a session that the store has refused. The next request logs in.
+    pub(super) fn forget(&self, refused: &Arc<dyn Store>) {
+        let mut state = self.state();
+        state.take_over_login(self.now());
+        if state.session.as_ref().is_some_and(|session| Arc::ptr_eq(&session.store, refused)) {
+            state.session = None;
         }
     }
 
-    /// The session, or a new one if it must be replaced.
-    fn current(&self, refused: Option<&Arc<dyn Store>>) -> Arc<Session> {
-        let now = self.now();
-        let mut current = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*current {
-            Some(session) if session.serves(now, refused) => session.clone(),
-            replaced => {
-                let previous =
-                    replaced.as_ref().and_then(|session| session.usable_until_its_end(now, refused));
-                let session = Arc::new(self.begin(previous, now));
-                *current = Some(session.clone());
-                session
-            }
-        }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins to log in.
-    fn begin(&self, previous: Option<UsableSession>, now: Duration) -> Session {
+    /// Returns the login that is under way. Begins one if there is none.
+    fn log_in(&self, state: &mut State, now: Duration) -> Login {
+        if let Some((login, _)) = &state.login {
+            return login.clone();
+        }
         let (config, metrics) = (self.config.clone(), self.metrics.clone());
-        let connecting: BoxFuture<'static, _> = Box::pin(async move {
+        let runtime = Handle::current();
+        // It reads files and parses certificates, so it mustn't run on a thread of the runtime.
+        let connected = tokio::task::spawn_blocking(move || {
             let begin = Instant::now();
-            let connected = connect(&config).await;
+            let connected = runtime.block_on(connect(&config));
             if config.needs_login() {
                 record_request(&metrics, &config, "login", begin.elapsed(), connected.as_ref().err());
             }
             connected
         });
-        Session { connecting: connecting.shared(), began: now, previous }
+        let ended: BoxFuture<'static, _> = Box::pin(async move {
+            connected
+                .await
+                .unwrap_or_else(|_| Err(StoreError::Unavailable("the login was given up".to_owned())))
+        });
+        let login = ended.shared();
+        state.login = Some((login.clone(), now));
+        // It ends even if everybody who waits for it goes away.
+        tokio::spawn(login.clone().map(|_| ()));
+        login
     }
 
     /// Records a signature that took that long, and ended with `error` or well.
     pub(super) fn record_signature(&self, took: Duration, error: Option<&StoreError>) {
         record_request(&self.metrics, &self.config, "sign", took, error);
+    }
+}
+
+impl State {
+    /// Replaces the session by that of a login that has ended, and drops one that has ended.
+    fn take_over_login(&mut self, now: Duration) {
+        if let Some((login, began)) = &self.login
+            && let Some(ended) = login.peek()
+        {
+            match ended {
+                Ok(store) => {
+                    let lifetime = store.lifetime();
+                    let replaced = self.session.replace(Session {
+                        store: store.clone(),
+                        renew_at: lifetime.map(|lifetime| *began + lifetime.renew_after),
+                        ends_at: lifetime.map(|lifetime| *began + lifetime.ends_after),
+                    });
+                    if let Some(replaced) = replaced {
+                        tokio::spawn(async move {
+                            tokio::time::sleep(LOG_OUT_DELAY).await;
+                            replaced.store.log_out().await;
+                        });
+                    }
+                }
+                Err(_) => self.next_renewal = now + RENEWAL_PAUSE,
+            }
+            self.login = None;
+        }
+        self.session.take_if(|session| session.ends_at.is_some_and(|ends_at| now >= ends_at));
     }
 }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// The messages contain the errors that a store lists, and no other part of its responses.
+/// The messages contain the errors that a store lists, shortened, and the types and versions of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// There was no usable answer. Another attempt may succeed.

@@ -7,6 +7,7 @@
 //! - A PIN that the token refused isn't tried again, because a few wrong ones lock a token.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -81,7 +82,10 @@ impl Module {
             let set_busy = |since| *busy.lock().unwrap_or_else(PoisonError::into_inner) = since;
             for job in received {
                 set_busy(Some(Instant::now()));
-                job(&mut worker);
+                // The panic hook logs a panic. The job's dropped sender tells its caller.
+                if catch_unwind(AssertUnwindSafe(|| job(&mut worker))).is_err() {
+                    worker.sessions.clear();
+                }
                 set_busy(None);
             }
         });
@@ -308,7 +312,10 @@ fn read_pin(file: &UnverifiedPath) -> Result<AuthPin, StoreError> {
 /// Whether the session or the token was lost, so that another attempt may succeed. SoftHSM returns `GeneralError` for a changed text too.
 const fn is_loss(error: &Error) -> bool {
     use RvError as Rv;
-    let Error::Pkcs11(code, _) = error else { return false };
+    let Error::Pkcs11(code, function) = error else { return false };
+    if matches!((code, function), (Rv::GeneralError, Function::Decrypt)) {
+        return false;
+    }
     matches!(
         code,
         Rv::SessionHandleInvalid

@@ -1,8 +1,8 @@
 //! [`RemoteSigner`]: signs with one key of a store, for the requests of a running service.
 //!
 //! - The circuit breaker of the key is asked first. Then a request waits until the limits of the store allow it.
-//! - An attempt has a deadline. One that the store didn't answer is repeated once; its connection was closed, so another is used. A
-//!   session that the store refuses is replaced once.
+//! - An attempt has a deadline. One that the store didn't answer is repeated once, on another connection. After an attempt whose session the
+//!   store refuses, there is a login and another attempt.
 //! - A signature that the public key doesn't verify is an error, whoever made it.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::config::{Algorithm, RemoteKeyName};
 
 /// The longest time of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The longest time of a login, which is part of an attempt's request but not of its time.
+/// The longest wait for a session. [`ATTEMPT_TIMEOUT`] doesn't include it.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// When a request should come again after a failure that hasn't opened the circuit.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -100,22 +100,22 @@ impl RemoteSigner {
         digest: &[u8],
         is_valid: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<u8>, StoreError> {
-        let session = self.session(None).await?;
+        let session = self.session().await?;
         let first = self.attempt(&session, algorithm, digest, &is_valid).await;
-        let refused = match &first {
-            Err(StoreError::Denied(_)) => Some(&session),
-            Err(StoreError::Unavailable(_)) => None,
+        match &first {
+            Err(StoreError::Denied(_)) => self.connection.forget(&session),
+            Err(StoreError::Unavailable(_)) => {}
             _ => return first,
-        };
+        }
         if !self.connection.allows_retry() {
             return first;
         }
-        let session = self.session(refused).await?;
+        let session = self.session().await?;
         self.attempt(&session, algorithm, digest, &is_valid).await
     }
 
-    async fn session(&self, refused: Option<&Arc<dyn Store>>) -> Result<Arc<dyn Store>, StoreError> {
-        let session = tokio::time::timeout(LOGIN_TIMEOUT, self.connection.session(refused)).await;
+    async fn session(&self) -> Result<Arc<dyn Store>, StoreError> {
+        let session = tokio::time::timeout(LOGIN_TIMEOUT, self.connection.session()).await;
         session.unwrap_or_else(|_| Err(timed_out(LOGIN_TIMEOUT)))
     }
 

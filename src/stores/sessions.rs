@@ -15,8 +15,9 @@ use super::vault::Vault;
 use crate::config::{Algorithm, Name, RemoteKeyName, SealConfig, StoreConfig, StoreKind};
 use crate::metrics::Metrics;
 
-/// How long after its first request a load begins further ones. A service whose start takes 30 seconds is restarted by its platform.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long after its first request a load begins further ones. A login, a request and a logout may follow, each of five seconds: a
+/// service whose start takes more than 30 seconds is restarted by its platform.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The sessions of one load or one command with stores. It must not be used on a thread of a runtime.
 pub(crate) struct StoreSessions<'a> {

@@ -123,6 +123,8 @@ impl Vault {
         }
         let errors = listed_errors(&body);
         if matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) {
+            // A proxy may answer so too.
+            parse::<Errors>(&body)?;
             return Ok(Answer::Failure(status, errors));
         }
         let said = said(status, errors);
@@ -167,7 +169,7 @@ impl Vault {
     async fn versions(&self, name: &str) -> Result<Option<KeyReply>, StoreError> {
         let body = match self.get(&format!("{}/keys/{name}", self.mount)).await? {
             Answer::Success(body) => body,
-            // A key that doesn't exist has an empty list of errors, and a mount that doesn't exist hasn't.
+            // The list is empty for a key that doesn't exist, and not for a mount that doesn't exist.
             Answer::Failure(StatusCode::NOT_FOUND, None) => return Ok(None),
             Answer::Failure(status, errors) => return Err(self.no_engine(&said(status, errors))),
         };
@@ -226,7 +228,7 @@ impl Store for Vault {
             if !reply.kind.starts_with("rsa-") {
                 return Err(StoreError::Refused(format!(
                     "has the key `{name}` with type {}: Salesforce needs an RSA key",
-                    reply.kind
+                    http_api::shorten(&reply.kind).unwrap_or_default()
                 )));
             }
             let has: Vec<&str> = reply.keys.keys().map(String::as_str).collect();
@@ -235,7 +237,7 @@ impl Store for Vault {
             wanted.map(str::to_owned).ok_or_else(|| {
                 StoreError::Refused(format!(
                     "has no version {version} of the key `{name}`, but {}",
-                    has.join(", ")
+                    http_api::shorten(&has.join(", ")).unwrap_or_default()
                 ))
             })
         })

@@ -15,7 +15,7 @@
 //! - A signature by a key that took longer than [`MAX_INLINE_TIME`] runs on a [`ThreadPool`] of lower priority.
 //! - With a [`BatchSigner`], the holder of a permit also signs for other waiters, if enough are there for a batch to pay:
 //!   up to eight signatures with its own ([`BatchParams::MAX_SIZE`]). It never waits for more waiters.
-//! - A key of a store signs there: [`RemoteKey`](crate::keys::RemoteKey) has a queue like this one, of the store's own length.
+//! - A key of a store signs there. The store has a queue like this one, of its own length (`stores::connection`).
 //! - Only a full queue rejects at once. A job that can't be signed in time isn't rejected before its time is over: an early
 //!   rejection would make clients retry at once, and answering retries takes time from signatures. The wait slows them down.
 

@@ -15,7 +15,7 @@ use crate::config::{Algorithm, KeyId, KeysetConfig, RemoteKeyName, StoreConfig};
 use crate::jwks;
 use crate::keys::{
     self, DirectoryError, KeyCertificate, KeyDirectory, PrivateKey, PrivateKeyError, PublicKey,
-    RemoteKeyError, SEALED_EXTENSION, UnreadableKey,
+    SEALED_EXTENSION, UnreadableKey,
 };
 use crate::metrics::Metrics;
 use crate::stores::StoreSessions;
@@ -166,7 +166,10 @@ impl StoredKey {
                 ));
             }
         };
-        let public = keys::remote_public_key(store, &name, &mut sessions).map_err(CliError::failed)?;
+        // A new key may have taken longer than all requests of one load.
+        let mut sessions = StoreSessions::new(&metrics);
+        let public = keys::remote_public_key(store, &name, &mut sessions);
+        let public = public.map_err(|error| with_name(&name, &error))?;
         Ok(Self { name, public, store: store.clone() })
     }
 
@@ -183,15 +186,18 @@ impl StoredKey {
         let now = context.clock_and_rng.clock.now();
         let certificate =
             keys::remote_certificate(kid, &self.public, now, &self.store, &self.name, &mut sessions);
-        let certificate = certificate.map_err(|error: RemoteKeyError| {
-            CliError::Failed(format!(
-                "{error}. The store has the key; to go on with it, run the command again with --remote-key {}",
-                self.name
-            ))
-        })?;
-        let made = write_files(directory, kid, keyset, &self.public, &certificate, None)?;
+        let certificate = certificate.map_err(|error| with_name(&self.name, &error))?;
+        let made = write_files(directory, kid, keyset, &self.public, &certificate, None);
+        let made = made.map_err(|error| with_name(&self.name, &error.summary()))?;
         Ok(KeyFiles { remote: Some(self.name.to_string()), ..made })
     }
+}
+
+/// The store may have made the key already, and then it mustn't be forgotten.
+fn with_name(name: &RemoteKeyName, error: &dyn Display) -> CliError {
+    CliError::Failed(format!(
+        "{error}. If the store has the key `{name}`, go on with it by --remote-key {name}"
+    ))
 }
 
 /// A new key, before its files are written. Generating it may take seconds, so no lock is held meanwhile.

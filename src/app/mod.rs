@@ -275,6 +275,7 @@ impl App {
             () = force => closing.cancel(),
         }
         state.exchanger.shut_down().await;
+        state.snapshot.load_full().ring.log_out_of_stores().await;
         outcome
     }
 }

@@ -7,10 +7,11 @@ use secrecy::ExposeSecret as _;
 use serde_json::json;
 
 use super::{CliContext, CliError, list_known_names, parse_duration_arg, print_json, print_line};
+use crate::app::LoadedConfig;
 use crate::config::{Config, ProfileKind, ProfileName};
 use crate::json::{Json, Members};
 use crate::metrics::Metrics;
-use crate::tokens::{GRANT_TYPE, InvalidField, MintedToken, Profiles, Signer, Subject};
+use crate::tokens::{GRANT_TYPE, InvalidField, MintError, MintedToken, Profiles, Signer, Subject};
 
 /// Mint a token, without a server
 #[derive(Args)]
@@ -40,7 +41,7 @@ impl MintCommand {
         let profiles = Profiles::new(&loaded.config, &loaded.ring);
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::failed)?;
-        let minted = runtime.block_on(self.mint(&profile, &profiles, &loaded.config, context))?;
+        let minted = runtime.block_on(self.mint(&profile, &profiles, &loaded, context))?;
         if self.json && profile.kind == ProfileKind::Oauth {
             let endpoint = profiles.oauth.get(&profile.bare_name).map(|profile| profile.token_url.as_str());
             print_json(&json!({
@@ -86,9 +87,14 @@ impl MintCommand {
         &self,
         name: &ProfileName,
         profiles: &Profiles,
-        config: &Config,
+        loaded: &LoadedConfig,
         context: &CliContext<'_>,
     ) -> Result<MintedToken, CliError> {
+        let config = &loaded.config;
+        let failed = |error| match (error, loaded.ring.closed_reason()) {
+            (MintError::KeysetClosed, Some(reason)) => CliError::Failed(reason),
+            (error, _) => CliError::failed(error),
+        };
         let now = context.clock_and_rng.clock.now();
         let signer = Signer::new(1, 1, None, &Metrics::new());
         let unknown = || self.unknown_profile_error(config);
@@ -105,7 +111,7 @@ impl MintCommand {
                 }
                 let lifetime = profile.lifetime(ttl).map_err(wrong)?;
                 let claims = profile.claims(self.claims()?).map_err(wrong)?;
-                profile.mint(&subject, lifetime, &claims, now, &signer).await.map_err(CliError::failed)
+                profile.mint(&subject, lifetime, &claims, now, &signer).await.map_err(failed)
             }
             ProfileKind::Hs256(kind) => {
                 let profile = profiles.hs256[&kind].get(&name.bare_name).ok_or_else(unknown)?;
@@ -122,7 +128,7 @@ impl MintCommand {
                     return Err(CliError::Usage(reason.to_owned()));
                 }
                 let minted = profile.mint(now, &*context.clock_and_rng.randomness, &signer).await;
-                minted.map(|assertion| assertion.minted).map_err(CliError::failed)
+                minted.map(|assertion| assertion.minted).map_err(failed)
             }
             ProfileKind::Bundle => Err(unknown()),
         }

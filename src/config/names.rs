@@ -181,9 +181,10 @@ impl RemoteKeyName {
         let is_name = |text: &str| {
             (1..=256).contains(&text.len()) && text.bytes().all(safe) && !text.starts_with(['.', ':', '/'])
         };
-        let version = text.rsplit_once(':').and_then(|(name, version)| Some((name, version.parse().ok()?)));
-        match version {
-            Some((name, version)) if is_name(name) && version > 0 => {
+        let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b"+-".contains(&b));
+        let version = text.rsplit_once(':').filter(|(_, last)| is_number(last));
+        match version.map(|(name, last)| (name, last, last.parse::<u32>())) {
+            Some((name, last, Ok(version))) if is_name(name) && version > 0 && version.to_string() == last => {
                 Ok(Self { name: name.to_owned(), version: Some(version) })
             }
             None if is_name(text) => Ok(Self { name: text.to_owned(), version: None }),

@@ -9,6 +9,7 @@
 //!   read files that root writes.
 //! - A written `keyset.toml` is read again, and must hold the intended text, or the appended retirement.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
@@ -430,6 +431,14 @@ fn open_directory(path: &Path) -> Result<File, DirectoryError> {
             DirectoryError::NoDirectory(error)
         }
     })
+}
+
+/// The ids of the keys that `directory` contains or lists.
+pub(crate) fn held_and_listed_kids(directory: &Path) -> BTreeSet<KeyId> {
+    let held = DirectoryContents::list(directory).map(|contents| contents.keys).unwrap_or_default();
+    let listed = read_schedule_bytes(&directory.join(SCHEDULE_FILE)).ok().flatten().unwrap_or_default();
+    let listed = retirement_marks(&String::from_utf8_lossy(&listed)).into_iter().map(|mark| mark.kid);
+    held.into_keys().chain(listed).collect()
 }
 
 /// Whether the key directory at `path` has the key: `keyset.toml` lists it, or `KID.key` is there.

@@ -146,11 +146,7 @@ impl<'a> Loader<'a> {
             keyset.keys.iter().chain(keyset.unopened.iter().flat_map(|unopened| &unopened.opened))
         });
         let opened: BTreeMap<[u8; 32], &KeysetKey> = keys.map(|key| (key.source, key)).collect();
-        let remote = opened.values().filter_map(|key| match &key.signing {
-            SigningKey::Remote(key) => Some(key.connection().clone()),
-            SigningKey::Private(_) => None,
-        });
-        let connections = remote.collect();
+        let connections = opened.values().filter_map(|key| key.signing.connection().cloned()).collect();
         Self {
             now,
             opened,
@@ -441,7 +437,8 @@ impl<'a> Loader<'a> {
         let lists_remote = schedule
             .as_ref()
             .is_some_and(|schedule| schedule.entries.iter().any(|entry| entry.remote.is_some()));
-        if contents.keys.is_empty() && contents.misnamed.is_empty() && !lists_remote {
+        let is_reported = contents.has_schedule && schedule.is_none();
+        if contents.keys.is_empty() && contents.misnamed.is_empty() && !lists_remote && !is_reported {
             let there = contents.ignored.iter().filter_map(|path| path.file_name());
             let there: Vec<String> = there.map(|name| format!("`{}`", name.display())).collect();
             let message = if there.is_empty() {

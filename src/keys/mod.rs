@@ -52,7 +52,7 @@ pub(crate) use certificate::{
 };
 pub(crate) use certificate_checks::SignatureStatus;
 pub use crypto_mb::BatchLibraryError;
-pub(crate) use directory::{DirectoryError, KeyDirectory, ScheduleFile, holds_kid};
+pub(crate) use directory::{DirectoryError, KeyDirectory, ScheduleFile, held_and_listed_kids, holds_kid};
 pub(crate) use directory_contents::{DirectoryContents, KeyFile};
 pub(crate) use key_formats::{UnreadableKey, decode_key_text};
 pub(crate) use live_tokens::LiveTokenCounter;

@@ -64,6 +64,8 @@ pub struct KeysetKey {
 #[derive(Default)]
 pub(super) struct DerivedCertificateCache(Mutex<BTreeMap<i32, KeyCertificate>>);
 
+/// The longest wait for stores at the end of the process.
+const LOG_OUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A certificate is derived this long before it is published, so that no request has to derive it.
 const CERTIFICATE_LEAD: Duration = Duration::from_hours(24);
 
@@ -175,6 +177,13 @@ impl KeyRing {
         let closed = self.keysets.values().find(|keyset| keyset.is_closed())?;
         let reason = &closed.unopened.as_ref()?.problem.message;
         Some(format!("a key of keysets.{} {reason}", closed.name))
+    }
+
+    /// Ends the sessions with the stores that sign. Waits for a second at most.
+    pub(crate) async fn log_out_of_stores(&self) {
+        let connections = self.keys().filter_map(|(_, key)| key.signing.connection());
+        let log_outs = connections.map(|connection| connection.log_out());
+        let _ = tokio::time::timeout(LOG_OUT_TIMEOUT, futures_util::future::join_all(log_outs)).await;
     }
 
     /// Whether a key that was gone at load is valid at `now`, because the clock was set back.

@@ -38,6 +38,14 @@ impl SigningKey {
         }
     }
 
+    /// The connection to its store, if a store has it.
+    pub(super) fn connection(&self) -> Option<&Arc<StoreConnection>> {
+        match self {
+            Self::Private(_) => None,
+            Self::Remote(key) => Some(key.connection()),
+        }
+    }
+
     /// The private key, if it is in this process.
     pub const fn private(&self) -> Option<&Arc<PrivateKey>> {
         match self {
@@ -108,9 +116,15 @@ impl RemoteKey {
     ///
     /// # Errors
     /// The store can't be used now, or its limits don't allow another signature in time.
-    pub(crate) async fn sign(&self, hash: &MessageHash) -> Result<Vec<u8>, RemoteSigningError> {
-        let is_valid = |signature: &[u8]| self.public.verifies(hash, signature);
-        self.signer.sign(hash.algorithm, hash.as_bytes(), is_valid).await
+    pub(crate) async fn sign(self: &Arc<Self>, hash: MessageHash) -> Result<Vec<u8>, RemoteSigningError> {
+        let permit = self.signer.admit().await?;
+        let key = self.clone();
+        // A task of its own: the store goes on signing for a caller that has gone away, so the limits and the circuit breaker must count it.
+        let signed = tokio::spawn(async move {
+            let is_valid = |signature: &[u8]| key.public.verifies(&hash, signature);
+            key.signer.sign(permit, hash.algorithm, hash.as_bytes(), is_valid).await
+        });
+        signed.await.unwrap_or_else(|_| Err(self.signer.task_ended()))
     }
 }
 

@@ -133,8 +133,20 @@ impl StoreConnection {
     pub(super) fn forget(&self, refused: &Arc<dyn Store>) {
         let mut state = self.state();
         state.take_over_login(self.now());
-        if state.session.as_ref().is_some_and(|session| Arc::ptr_eq(&session.store, refused)) {
-            state.session = None;
+        if let Some(session) = state.session.take_if(|session| Arc::ptr_eq(&session.store, refused)) {
+            session.give_up(LOG_OUT_DELAY);
+        }
+    }
+
+    /// Ends the session, at the end of the process.
+    pub(crate) async fn log_out(&self) {
+        let session = {
+            let mut state = self.state();
+            state.take_over_login(self.now());
+            state.session.take()
+        };
+        if let Some(session) = session {
+            session.store.log_out().await;
         }
     }
 
@@ -176,8 +188,29 @@ impl StoreConnection {
     }
 }
 
+impl Session {
+    /// Ends it after `delay`: requests may use it still.
+    fn give_up(self, delay: Duration) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(async move {
+            tokio::time::sleep(delay).await;
+            self.store.log_out().await;
+        });
+    }
+}
+
+/// After a reload that replaced it.
+impl Drop for StoreConnection {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = state.session.take() {
+            session.give_up(Duration::ZERO);
+        }
+    }
+}
+
 impl State {
-    /// Replaces the session by that of a login that has ended, and drops one that has ended.
+    /// Replaces the session if a login has ended well, and drops a session that has ended.
     fn take_over_login(&mut self, now: Duration) {
         if let Some((login, began)) = &self.login
             && let Some(ended) = login.peek()
@@ -191,10 +224,7 @@ impl State {
                         ends_at: lifetime.map(|lifetime| *began + lifetime.ends_after),
                     });
                     if let Some(replaced) = replaced {
-                        tokio::spawn(async move {
-                            tokio::time::sleep(LOG_OUT_DELAY).await;
-                            replaced.store.log_out().await;
-                        });
+                        replaced.give_up(LOG_OUT_DELAY);
                     }
                 }
                 Err(_) => self.next_renewal = now + RENEWAL_PAUSE,

@@ -1,6 +1,7 @@
 //! The parts that all stores with an HTTP interface share: the client, bounded bodies, tokens in files, and the text of errors.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -14,6 +15,8 @@ use crate::config::UnverifiedPath;
 use crate::files::OpenedFile;
 use crate::http_client;
 
+/// How long an unused connection is kept. A firewall may drop connections without a word, and each costs an attempt then.
+const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest token or JWT in a file, in bytes.
 const MAX_TOKEN_BYTES: u64 = 16 << 10;
 /// The largest body of a request or a response, in bytes.
@@ -24,7 +27,8 @@ const MAX_ERROR_CHARS: usize = 200;
 
 /// A client that follows no redirects, and trusts `ca_file` if it is given.
 pub(super) fn client(ca_file: Option<&UnverifiedPath>) -> Result<Client, StoreError> {
-    let builder = || http_client::builder().redirect(Policy::none());
+    let builder =
+        || http_client::builder().redirect(Policy::none()).pool_idle_timeout(IDLE_CONNECTION_TIMEOUT);
     let Some(file) = ca_file else {
         return Ok(http_client::build_with_host_authorities(builder, "requests to stores of keys"));
     };

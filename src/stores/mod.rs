@@ -1,8 +1,8 @@
 //! Stores of keys outside of this host. They seal private keys, or sign with keys that never leave them.
 //!
 //! Sealing is envelope encryption: a data key encrypts the private key for its file, and the store encrypts the data key. The private key
-//! itself is never sent. A data key is bound to a keyset and a key id ([`SealContext`]) by the store's authenticated encryption, where it has
-//! that, and by the one of the file.
+//! itself is never sent. A data key is bound to a keyset and a key id ([`SealContext`]). The authenticated encryption of the file binds it,
+//! and the one of the store too, where it has that.
 //!
 //! - Loads and commands use [`StoreSessions`], which logs in anew each time; only a PKCS#11 token keeps its login. After a store didn't answer, it isn't
 //!   asked again in that load, so that an outage costs one timeout, however many keys there are.

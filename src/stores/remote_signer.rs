@@ -15,6 +15,7 @@ use super::connection::{LimitExceeded, StoreConnection};
 use super::error::StoreError;
 use super::store::Store;
 use crate::config::{Algorithm, RemoteKeyName};
+use crate::signing_queue::Permit;
 
 /// The longest time of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,6 +30,9 @@ pub(crate) struct RemoteSigner {
     key: RemoteKeyName,
     circuit: CircuitBreaker,
 }
+
+/// The right to one signature of a store.
+pub(crate) type SigningPermit = Permit<(), ()>;
 
 /// Why a store doesn't sign now.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -53,23 +57,34 @@ impl RemoteSigner {
         &self.key
     }
 
-    /// Signs a message with this digest by RSASSA-PKCS1-v1_5. `is_valid` verifies a signature with the public key.
+    /// Waits until the circuit breaker and the limits of the store allow a signature.
     ///
     /// # Errors
-    /// The store can't be used now, or its limits don't allow another signature in time.
+    /// They don't allow it in time.
+    pub(crate) async fn admit(&self) -> Result<SigningPermit, RemoteSigningError> {
+        let connection = &self.connection;
+        self.circuit.check(connection.now()).map_err(|open| self.circuit_open(open))?;
+        let permit = connection
+            .acquire()
+            .await
+            .map_err(|LimitExceeded| RemoteSigningError::LimitExceeded(connection.config.name.to_string()))?;
+        self.circuit.begin(connection.now()).map_err(|open| self.circuit_open(open))?;
+        Ok(permit)
+    }
+
+    /// Signs a message with this digest by RSASSA-PKCS1-v1_5. `is_valid` verifies a signature with the public key. It must be polled to its
+    /// end, or the circuit breaker doesn't hear of a failure.
+    ///
+    /// # Errors
+    /// The store can't be used now.
     pub(crate) async fn sign(
         &self,
+        _permit: SigningPermit,
         algorithm: Algorithm,
         digest: &[u8],
         is_valid: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<u8>, RemoteSigningError> {
         let connection = &self.connection;
-        self.circuit.check(connection.now()).map_err(|open| self.circuit_open(open))?;
-        let _permit = connection
-            .acquire()
-            .await
-            .map_err(|LimitExceeded| RemoteSigningError::LimitExceeded(connection.config.name.to_string()))?;
-        self.circuit.begin(connection.now()).map_err(|open| self.circuit_open(open))?;
         match self.sign_or_retry(algorithm, digest, is_valid).await {
             Ok(signature) => {
                 if self.circuit.record_success() {
@@ -87,6 +102,15 @@ impl RemoteSigner {
                 }
                 Err(RemoteSigningError::Store { store, cause, retry_after: RETRY_AFTER })
             }
+        }
+    }
+
+    /// The task of a signature ended without a result.
+    pub(crate) fn task_ended(&self) -> RemoteSigningError {
+        RemoteSigningError::Store {
+            store: self.connection.config.name.to_string(),
+            cause: StoreError::Unavailable("the signature was given up".to_owned()),
+            retry_after: RETRY_AFTER,
         }
     }
 

@@ -340,7 +340,7 @@ fn name_and_version(key: &RemoteKeyName) -> Result<(&str, u32), StoreError> {
 /// Rejects a name that the transit engine doesn't allow.
 fn check_name(name: &str) -> Result<(), StoreError> {
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if name.bytes().all(is_valid) && !name.starts_with('.') {
+    if name.bytes().all(is_valid) && !name.starts_with('.') && !name.ends_with('.') {
         return Ok(());
     }
     Err(StoreError::Refused(format!(

@@ -145,7 +145,7 @@ impl Signer {
         match key {
             SigningKey::Private(key) => self.sign_here(key, hash).await,
             // A store's key has a queue of its own: waiting for a store keeps no core busy.
-            SigningKey::Remote(key) => Ok(Zeroizing::new(key.sign(&hash).await?)),
+            SigningKey::Remote(key) => Ok(Zeroizing::new(key.sign(hash).await?)),
         }
     }
 

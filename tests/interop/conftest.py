@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+import signal
 import threading
 
 import pytest
 from oauth_server import oauth_app
 from required import require_tools
 from service import TOOLS, Deployment, Service
+from stores import LastingTransit
 from werkzeug.serving import make_server
 
 
@@ -68,3 +70,38 @@ def run_service():
 @pytest.fixture(scope="session")
 def service(run_service, deployment):
     return run_service(deployment)
+
+
+@pytest.fixture(scope="module")
+def stopping():
+    """The services that were told to stop. Each must end well."""
+    services = []
+    yield services
+    for service in services:
+        assert service.process.wait(timeout=20) == 0, service.log_tail()
+
+
+@pytest.fixture
+def serve(run_service, stopping):
+    """Starts the service of a workspace, and stops it after the test. `probe` is the path that must answer 200 first."""
+    started = []
+
+    def start(workspace, probe="/readyz"):
+        started.append(run_service(workspace.deployment, probe))
+        return started[-1]
+
+    yield start
+    for service in started:
+        print(f"tokenmint's log, its end:\n{service.log_tail()}")
+        if service.process.poll() is None:
+            service.process.send_signal(signal.SIGTERM)
+            stopping.append(service)
+
+
+@pytest.fixture
+def lasting_bao(tmp_path):
+    """A store that the test may kill, and start again with its data."""
+    (tmp_path / "bao").mkdir()
+    store = LastingTransit(tmp_path / "bao")
+    yield store
+    store.stop()

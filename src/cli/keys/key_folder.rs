@@ -248,7 +248,10 @@ fn copies_in_keyset(keyset: &KeysetConfig, kid: &KeyId, material: ModulusHash) -
         KeysetSource::Directory(directory) => {
             let directory = directory.as_path();
             let is_it = |other: &KeyId| modulus_hash_in(directory, other, passphrase) == Some(material);
-            held_and_listed_kids(directory).into_iter().filter(|other| other != kid && is_it(other)).collect()
+            keys::held_and_listed_kids(directory)
+                .into_iter()
+                .filter(|other| other != kid && is_it(other))
+                .collect()
         }
         KeysetSource::File { kid, path }
             if modulus_hash_of_file(path.as_path(), passphrase) == Some(material) =>
@@ -276,16 +279,7 @@ pub(crate) fn is_in_folder(kid: &KeyId, directory: &Path) -> Result<bool, CliErr
 /// Returns the ids of the keys that `directory` contains or lists; none if it doesn't answer.
 pub(crate) fn kids_in(directory: &Path) -> BTreeSet<KeyId> {
     let path = directory.to_path_buf();
-    run_with_timeout(FILE_TIMEOUT, move || held_and_listed_kids(&path)).unwrap_or_default()
-}
-
-/// The ids of the keys that `directory` contains or lists.
-fn held_and_listed_kids(directory: &Path) -> BTreeSet<KeyId> {
-    let held = DirectoryContents::list(directory).map(|contents| contents.keys).unwrap_or_default();
-    let listed =
-        key_file::read_schedule_bytes(&directory.join(SCHEDULE_FILE)).ok().flatten().unwrap_or_default();
-    let listed = keys::retirement_marks(&String::from_utf8_lossy(&listed)).into_iter().map(|mark| mark.kid);
-    held.into_keys().chain(listed).collect()
+    run_with_timeout(FILE_TIMEOUT, move || keys::held_and_listed_kids(&path)).unwrap_or_default()
 }
 
 /// Creates a key that replaces the retired one and signs immediately.

@@ -40,7 +40,7 @@ pub(in crate::cli) struct NewKeyCommand {
     #[arg(long, conflicts_with_all = ["directory", "sealed"])]
     remote: bool,
     /// An existing key of the store, for example crm-key:1 [default: the store makes one, named as the key id]
-    #[arg(long, value_name = "KEY", value_parser = parse_remote, conflicts_with_all = ["directory", "sealed"])]
+    #[arg(long, value_name = "KEY", value_parser = parse_remote, conflicts_with_all = ["directory", "sealed", "bits"])]
     remote_key: Option<RemoteKeyName>,
     /// Length of the modulus in bits
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(2048..=8192))]
@@ -75,6 +75,7 @@ impl NewKeyCommand {
         create_directory(&directory)?;
         let locked = KeyDirectory::lock(&directory)?;
         reject_unscheduled_key(&directory, Some(&kid), now)?;
+        key.check_is_new(&kid, None, &directory)?;
         let made = key.write(&locked, &kid, keyset, context)?;
         let entry = key.remote().map(|remote| ScheduleEntry {
             sign_from: Some(now),

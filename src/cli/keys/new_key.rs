@@ -162,7 +162,7 @@ impl StoredKey {
             }
             (None, None) => {
                 return Err(CliError::Usage(
-                    "give the key an id: the store's new key gets that name too".to_owned(),
+                    "give the key an id (KID of `keys new`, --kid of `keys rotate`): the store's new key gets that name too".to_owned(),
                 ));
             }
         };
@@ -229,6 +229,32 @@ impl NewKey {
         match self {
             Self::Pair(_) => None,
             Self::Stored(stored) => Some(&stored.name),
+        }
+    }
+
+    /// Rejects a store's key that the folder has under another id, and one that another command made at the same time: its id was
+    /// `planned`, and is `kid` now. A rotation to the same key would change nothing.
+    pub(super) fn check_is_new(
+        &self,
+        kid: &KeyId,
+        planned: Option<&KeyId>,
+        directory: &Path,
+    ) -> Result<(), CliError> {
+        let Self::Stored(stored) = self else { return Ok(()) };
+        if let Some(planned) = planned.filter(|planned| *planned != kid) {
+            return Err(CliError::Failed(format!(
+                "another command has made `{planned}` meanwhile; nothing was written: run the command again"
+            )));
+        }
+        let is_same = |other: &KeyId| {
+            keys::modulus_hash_in(directory, other, None) == Some(stored.public.modulus_hash())
+        };
+        match keys::held_and_listed_kids(directory).into_iter().find(is_same) {
+            None => Ok(()),
+            Some(other) => Err(CliError::Failed(format!(
+                "`{}` is the key of `{other}` already, and a key has one id; nothing was written",
+                stored.name
+            ))),
         }
     }
 

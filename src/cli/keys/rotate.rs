@@ -40,7 +40,7 @@ pub(in crate::cli) struct RotateKeyCommand {
     #[arg(long, value_parser = parse_kid)]
     kid: Option<KeyId>,
     /// An existing key of the store that signs, for a keyset with `signed_by` [default: a new one, named as the key id]
-    #[arg(long, value_name = "KEY", value_parser = parse_remote)]
+    #[arg(long, value_name = "KEY", value_parser = parse_remote, conflicts_with = "bits")]
     remote_key: Option<RemoteKeyName>,
     /// When it starts to sign, for example 2026-12-01T00:00:00Z [default: `publish_lead` from now]
     #[arg(long, value_name = "DATE", value_parser = parse_date)]
@@ -119,6 +119,7 @@ impl RotateKeyCommand {
         let before = schedule.schedule().map_err(CliError::invalid_config)?;
         let kid =
             self.next_key_id(&before, directory_path, &keysets)?.map_or_else(|| key.thumbprint(), Ok)?;
+        key.check_is_new(&kid, planned_kid.as_ref(), directory_path)?;
         let entry = self.entry(&rules, &before, kid.clone(), now, keyset)?;
         let entry = ScheduleEntry { remote: key.remote().cloned(), ..entry };
         // Without an entry for the first key, a second key would be ambiguous. So the first key's entry is written

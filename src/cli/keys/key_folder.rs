@@ -13,9 +13,9 @@ use crate::config::{
 use crate::files::is_same_file;
 use crate::keys::rotation::{Successor, next_kid};
 use crate::keys::{
-    self, DirectoryContents, DirectoryError, KeyDirectory, ModulusHash, RotationRules, SCHEDULE_FILE,
-    Schedule, ScheduleChange, ScheduleEntry, ScheduleFile, holds_kid, key_file, modulus_hash_in,
-    modulus_hash_of_file, parse_schedule, rotation_rules,
+    self, DirectoryError, KeyDirectory, ModulusHash, RotationRules, SCHEDULE_FILE, Schedule, ScheduleChange,
+    ScheduleEntry, ScheduleFile, holds_kid, key_file, modulus_hash_in, modulus_hash_of_file, parse_schedule,
+    rotation_rules,
 };
 
 /// A folder with the key to retire.

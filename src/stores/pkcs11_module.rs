@@ -309,13 +309,11 @@ fn read_pin(file: &UnverifiedPath) -> Result<AuthPin, StoreError> {
     }
 }
 
-/// Whether the session or the token was lost, so that another attempt may succeed. SoftHSM returns `GeneralError` for a changed text too.
+/// Whether the session or the token was lost, so that another attempt may succeed. tpm2-pkcs11 returns `GeneralError` for that, and SoftHSM
+/// for a changed text too.
 const fn is_loss(error: &Error) -> bool {
     use RvError as Rv;
-    let Error::Pkcs11(code, function) = error else { return false };
-    if matches!((code, function), (Rv::GeneralError, Function::Decrypt)) {
-        return false;
-    }
+    let Error::Pkcs11(code, _) = error else { return false };
     matches!(
         code,
         Rv::SessionHandleInvalid

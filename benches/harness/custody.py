@@ -93,8 +93,9 @@ def measure(bench, say):
         remote.run("keys", "new", KID, "--remote-key", "web:1")
         signs = store.sign_requests(folder / "sign.requests")
         with bench.tokenmint("key in a file") as plain, sealed, remote:
-            for turn in range(max(5, bench.rounds)):
-                say(f"round {turn + 1} of {max(5, bench.rounds)}: a sealed key")
+            pairs = 3 * bench.rounds
+            for turn in range(pairs):
+                say(f"round {turn + 1} of {pairs}: a sealed key")
                 alone = bench.tools.drive(plain, bench.identity, CONNECTIONS, bench.seconds)
                 driven = bench.tools.drive(sealed, bench.identity, CONNECTIONS, bench.seconds)
                 over_file.append(driven.cpu_us / alone.cpu_us)

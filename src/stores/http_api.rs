@@ -1,5 +1,6 @@
 //! The parts that all stores with an HTTP interface share: the client, bounded bodies, tokens in files, and the text of errors.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::http_client;
 const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest token or JWT in a file, in bytes.
 const MAX_TOKEN_BYTES: u64 = 16 << 10;
-/// The largest body of a request or a response, in bytes.
+/// The largest body of a response, in bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// The most characters of a word of the store's errors in a message, and of all.
 const MAX_ERROR_WORD: usize = 60;
@@ -53,10 +54,26 @@ pub(super) fn read_token(key: &'static str, file: &Path) -> Result<Zeroizing<Str
 
 /// Writes the body of a request.
 pub(super) fn json(body: &impl Serialize) -> Bytes {
-    // Large enough that it doesn't grow, which would leave copies of a secret in memory.
-    let mut json = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
+    // It must not grow, which would leave copies of a secret in memory.
+    let mut length = ByteCount(0);
+    serde_json::to_writer(&mut length, body).expect("text can be counted");
+    let mut json = Zeroizing::new(Vec::with_capacity(length.0));
     serde_json::to_writer(&mut *json, body).expect("text can be written to memory");
     Bytes::from_owner(json)
+}
+
+/// Counts what is written to it.
+struct ByteCount(usize);
+
+impl io::Write for ByteCount {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Sends a request, and reads the response.
@@ -79,7 +96,10 @@ pub(super) async fn send(request: RequestBuilder) -> Result<(StatusCode, Zeroizi
 
 /// Reads a body. The error is `None` if it is too large.
 async fn read_body(response: &mut Response) -> Result<Zeroizing<Vec<u8>>, Option<reqwest::Error>> {
-    let mut body = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
+    // Nor must this grow.
+    let length = response.content_length().and_then(|length| usize::try_from(length).ok());
+    let capacity = length.map_or(MAX_BODY_BYTES, |length| length.min(MAX_BODY_BYTES));
+    let mut body = Zeroizing::new(Vec::with_capacity(capacity));
     while let Some(chunk) = response.chunk().await.map_err(Some)? {
         if body.len() + chunk.len() > MAX_BODY_BYTES {
             return Err(None);

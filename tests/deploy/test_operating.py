@@ -13,8 +13,9 @@ PAGES = REPO / "docs" / "operate"
 # In one shell, in this order: index.md starts the service, and runbooks.md stops it.
 TOGETHER = ["index", "reload", "rotation", "monitoring", "access-tokens", "backup", "upgrade", "runbooks"]
 WORKLOADS = [f"workload-{name}" for name in ["identity", "kubernetes", "github-actions", "aws", "google", "spiffe"]]
-# tests/interop/test_stores.py runs the commands of sealed-keys.md.
-ALONE = ["docker", "compose", "kubernetes", "systemd", "sealed-keys", "aws-kms", *WORKLOADS]
+# tests/interop runs what sealed-keys.md, remote-signing.md, pkcs11.md and aws-kms.md describe, with real stores.
+STORES = ["sealed-keys", "remote-signing", "pkcs11", "aws-kms"]
+ALONE = ["docker", "compose", "kubernetes", "systemd", *STORES, *WORKLOADS]
 RUNBOOKS = PAGES / "runbooks.md"
 
 

@@ -67,17 +67,18 @@ allow = ["identity.web"]
             subprocess.run(run, check=True, capture_output=True, env=environment())
 
 
-def seal_a_key(deployment, binary, store):
-    """Has the store seal the key of `crm`."""
+def use_a_store(deployment, binary, store):
+    """Has the store seal the key of `crm`, and make the next one, which signs there."""
     token = deployment.folder / "vault-token"
     token.touch(mode=0o600)
     token.write_text(store.root)
     directory = 'directory = "keys/crm"\n'
-    text = deployment.config.read_text().replace(directory, f'{directory}sealed_by = "vault"\nseal_key = "{SEAL_KEY}"\n')
+    text = deployment.config.read_text().replace(directory, f'{directory}sealed_by = "vault"\nseal_key = "{SEAL_KEY}"\nsigned_by = "vault"\n')
     section = f'[stores.vault]\nkind = "vault"\naddress = "{store.address}"\ntoken_file = "vault-token"\n'
     deployment.config.write_text(text + section)
-    command = [binary, "keys", "seal", "CrmKey1", "--keyset", "crm", "--config", deployment.config]
-    subprocess.run(command, check=True, capture_output=True, env=environment())
+    for command in ("seal CrmKey1 --keyset crm", "rotate --keyset crm"):
+        run = [binary, "keys", *command.split(), "--config", deployment.config]
+        subprocess.run(run, check=True, capture_output=True, env=environment())
 
 
 def exercised(binary, folder):
@@ -89,7 +90,7 @@ def exercised(binary, folder):
     command = [binary, "sandbox", "--config", deployment.config, "--listen", listen, "--jwks-base", deployment.url]
     sandbox = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        seal_a_key(deployment, binary, store)
+        use_a_store(deployment, binary, store)
         service.start()
         patience = time.monotonic() + 20
         while not answers(f"{deployment.sandbox}/__sandbox/state") and time.monotonic() < patience:

@@ -406,7 +406,7 @@ async fn a_key_that_is_deleted_in_the_store_is_named() {
     service.logged("can't sign with the key `crm-key:1`: signing key not found").await;
 }
 
-/// What can be wrong in the files, with the message that says so.
+/// Each mistake in the files has a message that says so.
 #[test]
 fn each_mistake_in_a_remote_key_is_named() {
     let (vault, workspace) = workspace();

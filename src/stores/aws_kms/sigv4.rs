@@ -124,7 +124,7 @@ mod tests {
         }
     }
 
-    /// What botocore 1.43 makes of a request for a signature.
+    /// botocore 1.43 makes the same authorization for a request for a signature.
     #[test]
     fn a_request_to_kms_is_signed_like_by_botocore() {
         let body = br#"{"KeyId":"alias/tokenmint","Message":"4/68V/O9SLSN8UsnH5kFqyV0IithWudmqptgbzg6SpM=","MessageType":"DIGEST","SigningAlgorithm":"RSASSA_PKCS1_V1_5_SHA_256"}"#;
